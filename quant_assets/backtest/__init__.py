@@ -1,0 +1,1 @@
+"""Targets to equity: the simulation, its measures, its pictures and its report."""

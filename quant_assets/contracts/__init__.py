@@ -1,0 +1,39 @@
+"""One schema module per table: DDL, gate, checks and documentation come from it; nothing else decides columns."""
+
+from quant_assets.contracts import (
+    backtest_equity,
+    backtest_summary,
+    backtest_symbols,
+    backtest_trades,
+    corporate_actions,
+    features_daily,
+    labels,
+    models,
+    ohlcv,
+    predictions,
+    quarantine,
+    targets,
+)
+from quant_assets.contracts.schema import Column, Rule, Table
+
+TABLES: dict[str, Table] = {
+    module.TABLE.name: module.TABLE
+    for module in (
+        ohlcv,
+        corporate_actions,
+        features_daily,
+        labels,
+        models,
+        predictions,
+        targets,
+        backtest_summary,
+        backtest_trades,
+        backtest_equity,
+        backtest_symbols,
+        quarantine,
+    )
+}
+VIEWS = frozenset({features_daily.TABLE.name})
+"""Contracts that a reader sees as a view over other tables."""
+
+__all__ = ["Column", "Rule", "TABLES", "Table", "VIEWS"]

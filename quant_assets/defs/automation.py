@@ -1,0 +1,64 @@
+"""When assets run without being asked: the automation condition, the daily schedule, and the sensor that evaluates."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from quant_assets.defs.grid import Grid
+
+HOURS_AFTER_CLOSE = 2
+
+
+def when_inputs_are_in() -> dg.AutomationCondition:
+    """A cell runs once all of its inputs are there and one of them is new; each change of inputs is handled once.
+
+    `since_last_handled` keeps a full market run from making features run twice; `~any_deps_missing` makes a decision
+    cell wait for the last symbol; `eager` would look at the latest date only and so skip a restated bar of last week.
+    """
+    condition = dg.AutomationCondition
+    return (
+        (condition.any_deps_updated() | condition.missing().newly_true()).since_last_handled()
+        & ~condition.any_deps_missing()
+        & ~condition.any_deps_in_progress()
+        & ~condition.in_progress()
+    ).with_label("all inputs are in and one is new")
+
+
+def automation_sensor() -> dg.AutomationConditionSensorDefinition:
+    """Evaluates the conditions; runs by default wherever a daemon does."""
+    return dg.AutomationConditionSensorDefinition(
+        "automation", target=dg.AssetSelection.all(), default_status=dg.DefaultSensorStatus.RUNNING
+    )
+
+
+def daily_schedule(grid: Grid, market_job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition | None:
+    """One run of the market stage for today over all symbols, two hours after the regular close.
+
+    Skips, saying why, where today is no session or has not closed. None for a universe of past data.
+    """
+    if grid.universe.end is not None:
+        return None
+    calendar = grid.calendar
+    close = datetime.combine(datetime.now(), calendar.close) + timedelta(hours=HOURS_AFTER_CLOSE)
+
+    @dg.schedule(
+        name="daily_market",
+        cron_schedule=f"{close.minute} {close.hour} * * 1-5",
+        execution_timezone=calendar.timezone,
+        job=market_job,
+    )
+    def daily_market(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        tick = context.scheduled_execution_time
+        today = tick.astimezone(ZoneInfo(calendar.timezone)).date()
+        if not calendar.is_session(today):
+            yield dg.SkipReason(f"{today} is no {calendar.name} session")
+        elif not calendar.has_closed(today, tick):
+            yield dg.SkipReason(f"{calendar.name} has not closed on {today} yet")
+        else:
+            names = grid.universe.names
+            yield dg.RunRequest(run_key=today.isoformat(), tags=grid.range_tags(today, today, names))
+
+    return daily_market

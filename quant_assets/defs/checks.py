@@ -1,0 +1,402 @@
+"""Asset checks: what was stored, read again.
+
+Every asset has its contract's schema as a check, and hand-written ones for what a schema cannot say. A check looks at
+the slice of its own run, or at everything when it runs alone; it has no partitions of its own, for a failed partitioned
+check leaves its cells marked as materialised. Blocking ones stop what lies downstream in the same run.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import dagster as dg
+import polars as pl
+
+from quant_assets.contracts import TABLES, Table, features_daily
+from quant_assets.contracts.gate import gate
+from quant_assets.core.errors import QualityError
+from quant_assets.core.slices import Slice
+from quant_assets.defs.failures import failing_clearly
+from quant_assets.defs.grid import Grid
+from quant_assets.features import FEATURE_SETS
+from quant_assets.labels import LABEL_SETS
+from quant_assets.market_data.adjustment import compare_with_provider
+from quant_assets.market_data.history import adjusted_bars
+from quant_assets.market_data.provider import sources_giving_actions
+from quant_assets.strategy.spec import StrategySpec
+from quant_assets.warehouse import Warehouse
+
+STALE_SESSIONS = 5
+"""Sessions in a row with the same close and no volume, or the same four prices, that make a price stale."""
+OUTLIER_RETURN = 0.4
+"""Adjusted one-session return, absolute, that is listed for a look."""
+SPLIT_RATIOS = (1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 8.0, 10.0, 15.0, 20.0, 25.0, 30.0, 50.0)
+SPLIT_TOLERANCE = 0.02
+PROVIDER_TOLERANCE = 0.01
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a check reads: the warehouse, its slice, and the grid with its strategies."""
+
+    warehouse: Warehouse
+    slice: Slice
+    run_id: str | None
+    grid: Grid
+    strategies: Mapping[str, StrategySpec]
+
+    def select(self, table: str, date_column: str = "ts", key_column: str = "symbol") -> pl.DataFrame:
+        """The slice's rows of `table`."""
+        return self.warehouse.query(
+            f'SELECT * FROM {table} WHERE "{date_column}" BETWEEN ? AND ? AND "{key_column}" IN (SELECT unnest(?))',
+            [self.slice.first, self.slice.last, list(self.slice.keys)],
+        )
+
+    def backtests(self, table: str) -> pl.DataFrame:
+        """The run's rows of a backtest table; of all runs where the check runs alone."""
+        return self.warehouse.query(
+            f"SELECT * FROM {table} WHERE strategy_id IN (SELECT unnest(?)) AND run_id = coalesce(?, run_id)",
+            [list(self.slice.keys), self.run_id],
+        )
+
+
+Find = Callable[[Scope], pl.DataFrame]
+"""Returns the offending rows; none means passed."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: `find` returns the offending rows. `blocking` checks are errors, the others warnings."""
+
+    name: str
+    find: Find
+    doc: str
+    blocking: bool = False
+
+
+def _contract_rows(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
+    try:
+        return gate(table, rows.drop("run_id")).bad.select("symbol", "ts", "rule")
+    except QualityError as error:
+        return pl.DataFrame({"rule": [str(error)]})
+
+
+def _duplicates(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select(table.key).filter(pl.struct(table.key).is_duplicated()).unique().sort(table.key)
+
+
+def _both(table: Table, read: Callable[[Scope], pl.DataFrame]) -> list[Check]:
+    return [
+        Check("contract", lambda scope: _contract_rows(table, read(scope)), "Every rule of the schema holds.", True),
+        Check(
+            "unique_key", lambda scope: _duplicates(table, read(scope)), f"One row per {', '.join(table.key)}.", True
+        ),
+    ]
+
+
+def calendar_gaps(scope: Scope) -> pl.DataFrame:
+    """Sessions between a symbol's first and last bar, or its listing, that have no bar."""
+    stored = scope.select("ohlcv").select("symbol", "ts")
+    sessions = pl.DataFrame({"ts": scope.grid.calendar.between(scope.slice.first, scope.slice.last)})
+    span = stored.group_by("symbol").agg(pl.col("ts").min().alias("first"), pl.col("ts").max().alias("last"))
+    wanted = span.join(sessions, how="cross").filter(pl.col("ts").is_between(pl.col("first"), pl.col("last")))
+    return wanted.select("symbol", "ts").join(stored, on=["symbol", "ts"], how="anti").sort("symbol", "ts")
+
+
+def stale_prices(scope: Scope) -> pl.DataFrame:
+    """Runs of sessions whose four prices repeat to the last digit."""
+    bars = scope.select("ohlcv").sort("symbol", "ts")
+    same = pl.all_horizontal(
+        pl.col(name) == pl.col(name).shift(1).over("symbol") for name in ("open", "high", "low", "close")
+    ).fill_null(False)
+    runs = bars.with_columns(same=same).with_columns(block=(~pl.col("same")).cum_sum().over("symbol"))
+    return (
+        runs.group_by("symbol", "block")
+        .agg(pl.col("ts").first().alias("since"), pl.len().alias("sessions"))
+        .filter(pl.col("sessions") >= STALE_SESSIONS)
+        .drop("block")
+        .sort("symbol", "since")
+    )
+
+
+def _returns(scope: Scope) -> pl.DataFrame:
+    bars = adjusted_bars(
+        scope.warehouse,
+        scope.slice.keys,
+        scope.slice.first,
+        scope.slice.last,
+        calendar=scope.grid.calendar,
+        lookback=1,
+    )
+    ratio = pl.col("close") / pl.col("close").shift(1).over("symbol")
+    return bars.with_columns(ratio=ratio).filter(pl.col("ts") >= scope.slice.first).drop_nulls("ratio")
+
+
+def outlier_returns(scope: Scope) -> pl.DataFrame:
+    """Adjusted one-session returns beyond 40 %: real crashes and takeovers, or a bad price."""
+    moves = _returns(scope).select("symbol", "ts", ret=pl.col("ratio") - 1)
+    return moves.filter(pl.col("ret").abs() > OUTLIER_RETURN).sort("symbol", "ts")
+
+
+def unadjusted_splits(scope: Scope) -> pl.DataFrame:
+    """Adjusted prices that still jump by a split's ratio: a split that nothing adjusts for."""
+    factors = pl.Series([*SPLIT_RATIOS, *(1 / ratio for ratio in SPLIT_RATIOS)])
+    jumps = _returns(scope).filter((pl.col("ratio") - 1).abs() > OUTLIER_RETURN / 2).select("symbol", "ts", "ratio")
+    near = jumps.join(pl.DataFrame({"split": 1 / factors}), how="cross")
+    return near.filter((pl.col("ratio") / pl.col("split") - 1).abs() < SPLIT_TOLERANCE).sort("symbol", "ts")
+
+
+def adjustment_matches_provider(scope: Scope) -> pl.DataFrame:
+    """Our adjusted close, from corporate actions, beside the provider's."""
+    bars = scope.select("ohlcv").filter(pl.col("source").is_in(list(sources_giving_actions())))
+    if bars.is_empty():
+        return bars
+    actions = scope.warehouse.query(
+        "SELECT symbol, ex_date, kind, value FROM corporate_actions WHERE symbol IN (SELECT unnest(?))",
+        [list(scope.slice.keys)],
+    )
+    compared = compare_with_provider(bars, actions)
+    return compared.filter(pl.col("rel_diff").abs() > PROVIDER_TOLERANCE)
+
+
+def freshness(scope: Scope) -> pl.DataFrame:
+    """Symbols whose newest bar is older than the last session that has closed; for a universe without an end."""
+    if scope.grid.universe.end is not None:
+        return pl.DataFrame()
+    expected = scope.grid.calendar.last_closed(datetime.now(UTC))
+    newest = scope.warehouse.query(
+        "SELECT symbol, max(ts) AS newest FROM ohlcv WHERE symbol IN (SELECT unnest(?)) GROUP BY symbol",
+        [list(scope.slice.keys)],
+    )
+    ends = {symbol: last for symbol, (_, last) in scope.grid.universe.bounds.items() if last is not None}
+    due = newest.filter(~pl.col("symbol").is_in(list(ends)))
+    return due.filter(pl.col("newest") < expected).with_columns(expected=pl.lit(expected)).sort("symbol")
+
+
+def feature_rows_missing(scope: Scope) -> pl.DataFrame:
+    """Bars without a feature row, per feature set."""
+    frames = []
+    for version, feature_set in FEATURE_SETS.items():
+        wide = features_daily.wide(version, feature_set.names).name
+        frames.append(
+            scope.warehouse.query(
+                f"SELECT symbol, ts, '{version}' AS feature_version FROM ohlcv ANTI JOIN {wide} USING (symbol, ts) "
+                "WHERE ts BETWEEN ? AND ? AND symbol IN (SELECT unnest(?)) ORDER BY symbol, ts",
+                [scope.slice.first, scope.slice.last, list(scope.slice.keys)],
+            )
+        )
+    return pl.concat(frames)
+
+
+def feature_nulls(scope: Scope) -> pl.DataFrame:
+    """Features of which more than 1 % are missing after the symbol's own warm-up."""
+    found = []
+    for version, feature_set in FEATURE_SETS.items():
+        wide = features_daily.wide(version, feature_set.names).name
+        lookback = feature_set.lookback
+        shares = ", ".join(
+            f'avg(CASE WHEN "{name}" IS NULL THEN 1.0 ELSE 0 END) AS "{name}"' for name in feature_set.names
+        )
+        row = scope.warehouse.query(
+            f"WITH born AS (SELECT symbol, min(ts) AS first FROM ohlcv GROUP BY symbol) "
+            f"SELECT {shares} FROM {wide} JOIN born USING (symbol) "
+            "WHERE ts BETWEEN ? AND ? AND symbol IN (SELECT unnest(?)) AND ts > first + ?::INTEGER",
+            [scope.slice.first, scope.slice.last, list(scope.slice.keys), lookback * 2],
+        )
+        shares_of = row.row(0, named=True)
+        found += [(version, name, share) for name, share in shares_of.items() if share is not None and share > 0.01]
+    return pl.DataFrame(found, schema=["feature_version", "feature_name", "null_share"], orient="row")
+
+
+def label_horizon(scope: Scope) -> pl.DataFrame:
+    """Labels whose known_on is not as many of the symbol's own sessions after ts as the horizon says, or beyond it."""
+    fixed = [
+        one.name for labels in LABEL_SETS.values() for one in labels.labels if not one.name.startswith("triple_barrier")
+    ]
+    return scope.warehouse.query(
+        "WITH numbered AS (SELECT symbol, ts, row_number() OVER (PARTITION BY symbol ORDER BY ts) AS n FROM ohlcv "
+        "WHERE symbol IN (SELECT unnest($3))) "
+        "SELECT l.symbol, l.ts, l.label_name, l.horizon, l.known_on, b.n - a.n AS sessions FROM labels l "
+        "LEFT JOIN numbered a ON a.symbol = l.symbol AND a.ts = l.ts "
+        "LEFT JOIN numbered b ON b.symbol = l.symbol AND b.ts = l.known_on "
+        "WHERE l.known_on BETWEEN $1 AND $2 AND l.symbol IN (SELECT unnest($3)) AND NOT coalesce("
+        "CASE WHEN l.label_name IN (SELECT unnest($4)) THEN b.n - a.n = l.horizon "
+        "ELSE b.n - a.n BETWEEN 1 AND l.horizon END, false) ORDER BY l.symbol, l.ts",
+        [scope.slice.first, scope.slice.last, list(scope.slice.keys), fixed],
+    )
+
+
+def _predictions(scope: Scope) -> pl.DataFrame:
+    specs = [scope.strategies[key].model for key in scope.slice.keys]
+    experiments = sorted({spec.experiment_id for spec in specs if spec})
+    return scope.warehouse.query(
+        "SELECT p.* FROM predictions p JOIN models m USING (model_id) "
+        "WHERE m.experiment_id IN (SELECT unnest(?::VARCHAR[])) AND p.ts BETWEEN ? AND ?",
+        [experiments, scope.slice.first, scope.slice.last],
+    )
+
+
+def predicted_before_trained(scope: Scope) -> pl.DataFrame:
+    """Predictions by a model that had learnt from bars of the same day or later."""
+    return scope.warehouse.query(
+        "SELECT p.symbol, p.ts, p.model_id, m.train_to FROM predictions p JOIN models m USING (model_id) "
+        "WHERE p.ts BETWEEN ? AND ? AND m.train_to >= p.ts ORDER BY p.ts, p.symbol",
+        [scope.slice.first, scope.slice.last],
+    )
+
+
+def incomplete_cross_section(scope: Scope) -> pl.DataFrame:
+    """Sessions on which fewer listed symbols have a prediction than the strategies ask for."""
+    frames = []
+    for key in scope.slice.keys:
+        spec = scope.strategies[key]
+        if spec.model is None:
+            continue
+        counted = scope.warehouse.query(
+            "SELECT b.ts, count(*) AS listed, count(p.symbol) AS predicted FROM ohlcv b LEFT JOIN "
+            "(SELECT DISTINCT p.symbol, p.ts FROM predictions p JOIN models m USING (model_id) "
+            "WHERE m.experiment_id = ?) p ON p.symbol = b.symbol AND p.ts = b.ts WHERE b.ts BETWEEN ? AND ? GROUP BY b.ts ORDER BY b.ts",
+            [spec.model.experiment_id, scope.slice.first, scope.slice.last],
+        )
+        thin = counted.filter(pl.col("predicted") < pl.col("listed") * spec.min_cross_section)
+        frames.append(thin.with_columns(strategy=pl.lit(key)))
+    return pl.concat(frames) if frames else pl.DataFrame()
+
+
+def _targets(scope: Scope) -> pl.DataFrame:
+    return scope.select("targets", "asof", "strategy_id")
+
+
+def caps_broken(scope: Scope) -> pl.DataFrame:
+    """Rebalances whose approved weights break R1, R2 or R3 of the strategy file."""
+    rows = _targets(scope).filter(pl.col("approved"))
+    per_date = rows.group_by("strategy_id", "asof").agg(
+        gross=pl.col("weight").abs().sum(), largest=pl.col("weight").abs().max(), positions=pl.len()
+    )
+    frames = []
+    for key in scope.slice.keys:
+        rules = scope.strategies[key].supervisor
+        mine = per_date.filter(pl.col("strategy_id") == key)
+        frames.append(
+            mine.filter(
+                (pl.col("gross") > rules.gross_exposure_cap + 1e-9)
+                | (pl.col("largest") > rules.max_weight_per_symbol + 1e-9)
+                | (pl.col("positions") > rules.max_positions)
+            )
+        )
+    return pl.concat(frames).sort("strategy_id", "asof")
+
+
+def accounts_do_not_add_up(scope: Scope) -> pl.DataFrame:
+    """Backtests whose equity curve, trades or contributions do not add up to their final equity (to 1e-6 relative)."""
+    return scope.warehouse.query(
+        "WITH curve AS (SELECT run_id, strategy_id, arg_max(equity, ts) AS at_end FROM backtest_equity GROUP BY ALL), "
+        "traded AS (SELECT run_id, strategy_id, sum(pnl) AS pnl FROM backtest_trades GROUP BY ALL), "
+        "parts AS (SELECT run_id, strategy_id, sum(contribution) AS part FROM backtest_symbols GROUP BY ALL) "
+        "SELECT s.run_id, s.strategy_id, s.initial_cash, s.final_equity, at_end, coalesce(pnl, 0) AS pnl, "
+        "coalesce(part, 0) AS contribution FROM backtest_summary s "
+        "LEFT JOIN curve USING (run_id, strategy_id) LEFT JOIN traded USING (run_id, strategy_id) "
+        "LEFT JOIN parts USING (run_id, strategy_id) "
+        "WHERE s.strategy_id IN (SELECT unnest(?)) AND s.run_id = coalesce(?, s.run_id) AND ("
+        "at_end IS NULL OR abs(at_end - s.final_equity) > 1e-6 * s.initial_cash "
+        "OR abs(coalesce(pnl, 0) - (s.final_equity - s.initial_cash)) > 1e-6 * s.initial_cash "
+        "OR abs(coalesce(part, 0) - (s.final_equity / s.initial_cash - 1)) > 1e-6)",
+        [list(scope.slice.keys), scope.run_id],
+    )
+
+
+def few_trades(scope: Scope) -> pl.DataFrame:
+    """Backtests with fewer than 30 closed trades: their statistics say little."""
+    rows = scope.backtests("backtest_summary")
+    return rows.filter(pl.col("num_trades") < 30).select("run_id", "strategy_id", "num_trades")
+
+
+def _wide_rows(version: str) -> Callable[[Scope], pl.DataFrame]:
+    return lambda scope: scope.select(features_daily.wide(version, FEATURE_SETS[version].names).name)
+
+
+def _named(find: Find, *, blocking: bool = False) -> Check:
+    return Check(find.__name__, find, " ".join((find.__doc__ or "").split()), blocking)
+
+
+def _feature_contracts() -> list[Check]:
+    checks = []
+    for version, feature_set in FEATURE_SETS.items():
+        contract, key = _both(features_daily.wide(version, feature_set.names), _wide_rows(version))
+        checks += [Check(f"{one.name}_{version}", one.find, one.doc, one.blocking) for one in (contract, key)]
+    return checks
+
+
+CHECKS: dict[str, Sequence[Check]] = {
+    "ohlcv": [
+        *_both(TABLES["ohlcv"], lambda scope: scope.select("ohlcv")),
+        _named(calendar_gaps),
+        _named(stale_prices),
+        _named(outlier_returns),
+        _named(unadjusted_splits, blocking=True),
+        _named(adjustment_matches_provider),
+        _named(freshness),
+    ],
+    "features_daily": [*_feature_contracts(), _named(feature_rows_missing, blocking=True), _named(feature_nulls)],
+    "labels": [
+        *_both(TABLES["labels"], lambda scope: scope.select("labels", "known_on")),
+        _named(label_horizon, blocking=True),
+    ],
+    "predictions": [
+        *_both(TABLES["predictions"], _predictions),
+        _named(predicted_before_trained, blocking=True),
+        _named(incomplete_cross_section),
+    ],
+    "targets": [*_both(TABLES["targets"], _targets), _named(caps_broken, blocking=True)],
+    "backtest_summary": [
+        *_both(TABLES["backtest_summary"], lambda scope: scope.backtests("backtest_summary")),
+        _named(accounts_do_not_add_up, blocking=True),
+        _named(few_trades),
+    ],
+}
+"""Asset -> its checks. Adding one is a function that returns the offending rows, and a line here."""
+
+
+def asset_checks(grid: Grid, strategies: Mapping[str, StrategySpec]) -> list[dg.AssetChecksDefinition]:
+    """One step of checks per asset."""
+    return [_checks_of(asset, checks, grid, strategies) for asset, checks in CHECKS.items()]
+
+
+def _checks_of(
+    asset: str, checks: Sequence[Check], grid: Grid, strategies: Mapping[str, StrategySpec]
+) -> dg.AssetChecksDefinition:
+    specs = [dg.AssetCheckSpec(one.name, asset=asset, blocking=one.blocking, description=one.doc) for one in checks]
+
+    @dg.multi_asset_check(name=f"{asset}_checks", specs=specs, can_subset=True)
+    def run_checks(
+        context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+    ) -> Iterator[dg.AssetCheckResult]:
+        wanted = {key.name for key in context.selected_asset_check_keys}
+        own = grid.slice_of_tags(dict(context.run.tags))
+        keys = tuple(strategies) if asset in ("predictions", "targets", "backtest_summary") else grid.universe.names
+        everything = Slice(grid.universe.start, grid.last_session, keys)
+        scope = Scope(warehouse, own or everything, context.run.run_id if own else None, grid, strategies)
+        for one in checks:
+            if one.name not in wanted:
+                continue
+            with failing_clearly():
+                offending = one.find(scope)
+            yield dg.AssetCheckResult(
+                asset_key=asset,
+                check_name=one.name,
+                passed=offending.is_empty(),
+                severity=dg.AssetCheckSeverity.ERROR if one.blocking else dg.AssetCheckSeverity.WARN,
+                metadata={"slice": str(scope.slice), "offending": offending.height, **_table(offending)},
+            )
+
+    return run_checks
+
+
+def _table(rows: pl.DataFrame) -> dict[str, dg.MetadataValue]:
+    if rows.is_empty():
+        return {}
+    shown = rows.head(_SHOWN)
+    head = "| " + " | ".join(shown.columns) + " |\n|" + "---|" * len(shown.columns) + "\n"
+    body = "\n".join("| " + " | ".join(str(value) for value in row) + " |" for row in shown.iter_rows())
+    return {f"first {shown.height}": dg.MetadataValue.md(head + body)}

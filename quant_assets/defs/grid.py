@@ -1,0 +1,145 @@
+"""Partitions: one calendar's dates, crossed with symbols (market stage) or with strategies (decision stage)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from functools import cached_property
+
+import dagster as dg
+
+from quant_assets.core.calendar import TradingCalendar
+from quant_assets.core.slices import Slice
+from quant_assets.strategy.universe import Universe
+
+RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+PARTITION = "dagster/partition"
+
+
+class SessionDates(dg.TimeWindowPartitionsDefinition):
+    """Time windows with hundreds of exclusions (holidays) that answer as fast as windows with none.
+
+    The parent builds its text from every exclusion each time it is hashed, and searches them one by one; partition
+    mappings do both thousands of times a run. Dagster stores and sends it as the parent it is.
+    """
+
+    @cached_property
+    def _text(self) -> str:
+        return super().__repr__()
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(self._text))
+
+    @cached_property
+    def _excluded(self) -> frozenset[float]:
+        return frozenset(one.timestamp for one in self.exclusions or () if not isinstance(one, str))
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def is_window_start_excluded(self, window_start: datetime) -> bool:
+        return window_start.timestamp() in self._excluded
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The partitions that one market universe and the strategies on it span.
+
+    The date dimension holds the calendar's sessions at the universe's grain (`day`, `week`, `month`); a key is the
+    first day of its window. With a universe of no end it grows by itself, today's session included.
+    """
+
+    universe: Universe
+    calendar: TradingCalendar
+    strategies: tuple[str, ...]
+
+    @cached_property
+    def dates(self) -> SessionDates:
+        cron = {"day": "0 0 * * 1-5", "week": "0 0 * * 1", "month": "0 0 1 * *"}[self.universe.grain]
+        daily = self.universe.grain == "day"
+        end = self.universe.end
+        closed = [day for day in self.calendar.holidays() if self.universe.start <= day <= (end or date.max)]
+        return SessionDates(
+            start=self.universe.start.isoformat(),
+            end=_next_window(end, self.universe.grain).isoformat() if end else None,
+            fmt="%Y-%m-%d",
+            cron_schedule=cron,
+            timezone=self.calendar.timezone,
+            end_offset=0 if end else 1,
+            exclusions=[datetime.combine(day, time()) for day in closed] if daily else None,
+        )
+
+    @cached_property
+    def market(self) -> dg.MultiPartitionsDefinition:
+        """date x symbol."""
+        return dg.MultiPartitionsDefinition(
+            {"date": self.dates, "symbol": dg.StaticPartitionsDefinition(list(self.universe.names))}
+        )
+
+    @cached_property
+    def decision(self) -> dg.MultiPartitionsDefinition:
+        """date x strategy."""
+        return dg.MultiPartitionsDefinition(
+            {"date": self.dates, "strategy": dg.StaticPartitionsDefinition(list(self.strategies))}
+        )
+
+    @property
+    def last_session(self) -> date:
+        """The newest session that has a partition."""
+        return self.window(self.dates.get_last_partition_key() or self.universe.start.isoformat())[1]
+
+    def window(self, key: str) -> tuple[date, date]:
+        """First and last session of the date partition `key`."""
+        if self.universe.grain == "day":
+            day = date.fromisoformat(key)
+            return day, day
+        span = self.dates.time_window_for_partition_key(key)
+        sessions = self.calendar.between(span.start.date(), span.end.date() - timedelta(days=1))
+        return sessions[0], sessions[-1]
+
+    def date_key(self, session: date) -> str:
+        """The date partition that holds `session`."""
+        if self.universe.grain == "day":
+            return session.isoformat()
+        midnight = datetime.combine(session, time())
+        return self.dates.get_partition_key_for_timestamp(midnight.replace(tzinfo=self.dates.start.tzinfo).timestamp())
+
+    def date_keys(self, first: date, last: date) -> Sequence[str]:
+        """The date partitions from the one that holds `first` to the one that holds `last`."""
+        if self.universe.grain == "day":
+            return [day.isoformat() for day in self.calendar.between(first, last)]
+        return self.dates.get_partition_keys_in_range(dg.PartitionKeyRange(self.date_key(first), self.date_key(last)))
+
+    def slice_of(self, keys: dg.PartitionKeyRange) -> Slice:
+        """The slice between two `date|symbol` or `date|strategy` keys: all dates between by all keys between."""
+        first, low = keys.start.split("|", 1)
+        last, high = keys.end.split("|", 1)
+        names = self.universe.names if low in self.universe.names else self.strategies
+        return Slice(self.window(first)[0], self.window(last)[1], names[names.index(low) : names.index(high) + 1])
+
+    def slice_of_tags(self, tags: dict[str, str]) -> Slice | None:
+        """The slice of a run by its tags; None for a run without partitions."""
+        if RANGE_START in tags:
+            return self.slice_of(dg.PartitionKeyRange(tags[RANGE_START], tags[RANGE_END]))
+        if PARTITION in tags:
+            return self.slice_of(dg.PartitionKeyRange(tags[PARTITION], tags[PARTITION]))
+        return None
+
+    def range_tags(self, first: date, last: date, keys: Sequence[str]) -> dict[str, str]:
+        """Tags of the one run that covers `first`..`last` for `keys`, neighbours in the static dimension."""
+        return {
+            RANGE_START: f"{self.date_key(first)}|{keys[0]}",
+            RANGE_END: f"{self.date_key(last)}|{keys[-1]}",
+        }
+
+
+def _next_window(day: date, grain: str) -> date:
+    """The first day of the date partition after the one that holds `day`."""
+    if grain == "month":
+        return (day.replace(day=1) + timedelta(days=32)).replace(day=1)
+    if grain == "week":
+        return day + timedelta(days=7 - day.weekday())
+    return day + timedelta(days=max(1, 7 - day.weekday()) if day.weekday() >= 4 else 1)

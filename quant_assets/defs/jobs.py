@@ -1,0 +1,49 @@
+"""Jobs: each stage whole, and per strategy the decision stage with the file's backtest settings, ready to override."""
+
+from collections.abc import Mapping
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from quant_assets.defs.decision import GROUP as DECISION
+from quant_assets.defs.decision import STRATEGY_TAG, BacktestRun
+from quant_assets.defs.grid import Grid
+from quant_assets.defs.market import GROUP as MARKET
+from quant_assets.strategy.spec import StrategySpec
+
+
+def market_job(grid: Grid) -> UnresolvedAssetJobDefinition:
+    """ohlcv, features_daily and labels in one run."""
+    return dg.define_asset_job(
+        "market_stage", dg.AssetSelection.groups(MARKET), partitions_def=grid.market, executor_def=dg.in_process_executor
+    )
+
+
+def strategy_jobs(
+    grid: Grid, strategies: Mapping[str, StrategySpec]
+) -> list[UnresolvedAssetJobDefinition]:
+    """One job per strategy file; it refuses the partitions of other strategies."""
+    return [
+        dg.define_asset_job(
+            strategy_id,
+            dg.AssetSelection.groups(DECISION),
+            partitions_def=grid.decision,
+            executor_def=dg.in_process_executor,
+            description=spec.description or None,
+            tags={STRATEGY_TAG: strategy_id},
+            metadata={"version": spec.version, "source": spec.source_hash},
+            config=dg.RunConfig(
+                ops={
+                    "backtest_summary": BacktestRun(
+                        from_date=spec.backtest.first.isoformat(),
+                        to_date=spec.backtest.last.isoformat() if spec.backtest.last else None,
+                        initial_cash=spec.backtest.initial_cash,
+                        fee_bps=spec.backtest.fee_bps,
+                        slippage_bps=spec.backtest.slippage_bps,
+                        price=spec.execution.price,
+                    )
+                }
+            ),
+        )
+        for strategy_id, spec in strategies.items()
+    ]

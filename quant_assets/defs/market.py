@@ -1,0 +1,272 @@
+"""The market stage: bars, features, labels, by date and symbol."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import dagster as dg
+import polars as pl
+
+import quant_assets
+from quant_assets.contracts import corporate_actions as actions_contract
+from quant_assets.contracts import features_daily as features_contract
+from quant_assets.contracts import labels as labels_contract
+from quant_assets.contracts import ohlcv as ohlcv_contract
+from quant_assets.core.errors import ProviderError, QualityError, QuantError
+from quant_assets.core.settings import Settings
+from quant_assets.defs.automation import when_inputs_are_in
+from quant_assets.defs.context import Piece, attach, pass_gate, piece_of
+from quant_assets.defs.grid import Grid
+from quant_assets.features import FEATURE_SETS
+from quant_assets.labels import LABEL_SETS, settled_between
+from quant_assets.market_data.history import adjusted_bars
+from quant_assets.market_data.ingest import Ingested, Stored, ingest_symbol
+from quant_assets.market_data.provider import make_provider
+from quant_assets.warehouse import Warehouse, Writer
+
+GROUP = "market"
+
+
+def code_version(*packages: str) -> str:
+    """A fingerprint of the source of our `packages`: what decides an asset's values beside its inputs."""
+    root = Path(quant_assets.__file__).parent
+    digest = hashlib.sha256()
+    for package in packages:
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
+    """ohlcv, features_daily and labels on `grid`."""
+    universe = grid.universe
+
+    @dg.asset(
+        partitions_def=grid.market,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name=GROUP,
+        kinds={"duckdb", "httpx"},
+        code_version=code_version("market_data"),
+        description=ohlcv_contract.TABLE.doc,
+        tags={"stage": GROUP},
+    )
+    def ohlcv(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> dg.MaterializeResult:
+        with piece_of(context, grid) as piece:
+            provider_name = settings.provider or universe.provider
+            provider = make_provider(provider_name, settings, grid.calendar.sessions)
+            stored = _stored(warehouse, piece.slice.keys)
+            done: dict[str, Ingested] = {}
+            failed: dict[str, QuantError] = {}
+            for number, symbol in enumerate(piece.slice.keys, start=1):
+                listed_from, listed_to = universe.bounds[symbol]
+                try:
+                    done[symbol] = ingest_symbol(
+                        provider,
+                        symbol,
+                        piece.slice.first,
+                        piece.slice.last,
+                        stored[symbol],
+                        listed_from=listed_from,
+                        listed_to=listed_to,
+                    )
+                    if number % 50 == 0 or len(piece.slice.keys) <= 20:
+                        piece.report(f"{number}/{len(piece.slice.keys)} {symbol}: {done[symbol].note}")
+                except ProviderError as error:
+                    failed[symbol] = error
+                    piece.report(f"{number}/{len(piece.slice.keys)} {symbol} failed: {error}")
+            rejected = _store_bars(warehouse, done, piece)
+            failed |= {symbol: QualityError(text) for symbol, text in rejected.items()}
+            good = [symbol for symbol in done if symbol not in rejected]
+            metadata = _ingest_metadata({symbol: done[symbol] for symbol in good}, provider_name)
+            if failed:
+                _log_cells(context, grid, piece, good, metadata)
+                raise _failure(failed, good)
+            attach(context, piece.last_cells, metadata)
+            return dg.MaterializeResult()
+
+    @dg.asset(
+        partitions_def=grid.market,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        deps=[ohlcv],
+        group_name=GROUP,
+        kinds={"duckdb", "polars"},
+        code_version=code_version("features"),
+        description=features_contract.TABLE.doc,
+        tags={"stage": GROUP},
+        automation_condition=when_inputs_are_in(),
+    )
+    def features_daily(
+        context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+    ) -> dg.MaterializeResult:
+        with piece_of(context, grid) as piece:
+            first, last = piece.slice.first, piece.slice.last
+            metadata: dict[str, object] = {}
+            bars = adjusted_bars(
+                warehouse,
+                piece.slice.keys,
+                first,
+                last,
+                calendar=grid.calendar,
+                lookback=max(one.lookback for one in FEATURE_SETS.values()),
+            )
+            for version, feature_set in FEATURE_SETS.items():
+                table = features_contract.wide(version, feature_set.names)
+                values = feature_set.compute(bars).filter(pl.col("ts").is_between(first, last))
+                passed = pass_gate(table, values.with_columns(computed_at=pl.lit(piece.now)), piece)
+                with warehouse.write() as writer:
+                    writer.ensure(table)
+                    passed.quarantine(writer, piece)
+                    writer.replace(table, passed.good, *_rectangle(piece, "ts"), run_id=piece.run_id)
+                if passed.rejected:
+                    raise QualityError(next(iter(passed.rejected.values())))
+                metadata[f"rows {version}"] = passed.good.height
+            attach(context, piece.last_cells, metadata)
+            return dg.MaterializeResult()
+
+    @dg.asset(
+        partitions_def=grid.market,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        deps=[ohlcv],
+        group_name=GROUP,
+        kinds={"duckdb", "polars"},
+        code_version=code_version("labels"),
+        description=labels_contract.TABLE.doc,
+        tags={"stage": GROUP},
+        automation_condition=when_inputs_are_in(),
+    )
+    def labels(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> dg.MaterializeResult:
+        with piece_of(context, grid) as piece:
+            first, last = piece.slice.first, piece.slice.last
+            bars = adjusted_bars(
+                warehouse,
+                piece.slice.keys,
+                first,
+                last,
+                calendar=grid.calendar,
+                lookback=max(one.lookback for one in LABEL_SETS.values()),
+            )
+            found = pl.concat([settled_between(one.compute(bars), first, last) for one in LABEL_SETS.values()])
+            passed = pass_gate(labels_contract.TABLE, found.with_columns(computed_at=pl.lit(piece.now)), piece)
+            with warehouse.write() as writer:
+                passed.quarantine(writer, piece)
+                writer.replace(
+                    labels_contract.TABLE,
+                    passed.good,
+                    *_rectangle(piece, "known_on"),
+                    run_id=piece.run_id,
+                    keys_move=True,
+                )
+            if passed.rejected:
+                raise QualityError(next(iter(passed.rejected.values())))
+            attach(context, piece.last_cells, {"rows": passed.good.height})
+            return dg.MaterializeResult()
+
+    return [ohlcv, features_daily, labels]
+
+
+def _rectangle(piece: Piece, date_column: str) -> tuple[str, list[object]]:
+    where = f'"{date_column}" BETWEEN ? AND ? AND symbol IN (SELECT unnest(?))'
+    return where, [piece.slice.first, piece.slice.last, list(piece.slice.keys)]
+
+
+def _stored(warehouse: Warehouse, symbols: Sequence[str]) -> dict[str, Stored]:
+    from quant_assets.market_data.ingest import OVERLAP
+
+    spans = warehouse.query(
+        "SELECT symbol, min(ts), max(ts), arg_max(source, ts) FROM ohlcv "
+        "WHERE symbol IN (SELECT unnest(?)) GROUP BY symbol",
+        [list(symbols)],
+    )
+    tails = warehouse.query(
+        "SELECT * EXCLUDE (run_id, ingested_at) FROM ohlcv WHERE symbol IN (SELECT unnest(?)) "
+        "QUALIFY row_number() OVER (PARTITION BY symbol ORDER BY ts DESC) <= ? ORDER BY symbol, ts",
+        [list(symbols), OVERLAP],
+    )
+    actions = warehouse.query(
+        "SELECT symbol, ex_date, kind, value FROM corporate_actions WHERE symbol IN (SELECT unnest(?)) "
+        "ORDER BY symbol, ex_date, kind",
+        [list(symbols)],
+    )
+    span_of = {row[0]: row[1:] for row in spans.iter_rows()}
+    tail_of = {key[0]: frame for key, frame in tails.partition_by("symbol", as_dict=True).items()}
+    actions_of = {key[0]: frame for key, frame in actions.partition_by("symbol", as_dict=True).items()}
+    return {
+        symbol: Stored(
+            *span_of.get(symbol, (None, None))[:2],
+            tail=tail_of.get(symbol, tails.clear()),
+            actions=actions_of.get(symbol, actions.clear()),
+            source=span_of.get(symbol, (None, None, None))[2],
+        )
+        for symbol in symbols
+    }
+
+
+def _store_bars(warehouse: Warehouse, done: dict[str, Ingested], piece: Piece) -> dict[str, str]:
+    """Store what was ingested in one transaction. Returns the symbols the gate rejected whole, with its words."""
+    if not done:
+        return {}
+    bars = pl.concat([one.bars for one in done.values()]).with_columns(ingested_at=pl.lit(piece.now))
+    passed = pass_gate(ohlcv_contract.TABLE, bars, piece)
+    kept = {symbol: one for symbol, one in done.items() if symbol not in passed.rejected}
+    ranges = pl.DataFrame(
+        [(symbol, one.replace_from, one.replace_to) for symbol, one in kept.items()],
+        schema={"symbol": pl.String, "first": pl.Date, "last": pl.Date},
+        orient="row",
+    )
+    with warehouse.write() as writer:
+        passed.quarantine(writer, piece)
+        writer.delete_matching(
+            ohlcv_contract.TABLE, ranges, "kept.symbol = wanted.symbol AND kept.ts BETWEEN wanted.first AND wanted.last"
+        )
+        writer.append(ohlcv_contract.TABLE, passed.good, run_id=piece.run_id)
+        _store_actions(writer, kept, piece.now, piece.run_id)
+    return passed.rejected
+
+
+def _store_actions(writer: Writer, kept: dict[str, Ingested], now: datetime, run_id: str) -> None:
+    """Replace each symbol's actions by what it now has (known ones included)."""
+    frames = [one.actions.with_columns(symbol=pl.lit(symbol)) for symbol, one in kept.items()]
+    if not frames:
+        return
+    actions = pl.concat(frames)
+    table = actions_contract.TABLE
+    writer.delete_matching(table, pl.DataFrame({"symbol": list(kept)}), "kept.symbol = wanted.symbol")
+    writer.append(table, actions.with_columns(ingested_at=pl.lit(now)), run_id=run_id)
+
+
+def _ingest_metadata(done: dict[str, Ingested], provider: str) -> dict[str, object]:
+    restated = [
+        f"| {symbol} | {one.restated_from} | {one.restated_to} |" for symbol, one in done.items() if one.restated
+    ]
+    metadata: dict[str, object] = {
+        "provider": provider,
+        "bars": sum(one.bars.height for one in done.values()),
+        "requests": sum(one.requests for one in done.values()),
+    }
+    if restated:
+        head = "| symbol | restated from | to |\n|---|---|---|\n"
+        metadata["restated"] = dg.MetadataValue.md(
+            head + "\n".join(restated) + "\n\nfeatures_daily and labels of these partitions are stale: rerun them."
+        )
+    return metadata
+
+
+def _log_cells(
+    context: dg.AssetExecutionContext, grid: Grid, piece: Piece, symbols: Sequence[str], metadata: dict[str, object]
+) -> None:
+    """Materialise the good symbols' cells, for the step as a whole is about to fail."""
+    keys = grid.date_keys(piece.slice.first, piece.slice.last)
+    for symbol in symbols:
+        for key in keys:
+            rich = metadata if key == keys[-1] else {}
+            context.log_event(dg.AssetMaterialization(context.asset_key, metadata=rich, partition=f"{key}|{symbol}"))
+
+
+def _failure(failed: dict[str, QuantError], good: Sequence[str]) -> Exception:
+    """Retried where nothing is stored yet and a retry can mend all of it; else final, and a rerun adds what is missing."""
+    if not good and all(error.transient for error in failed.values()):
+        return next(iter(failed.values()))
+    words = "; ".join(f"{symbol}: {error}" for symbol, error in failed.items())
+    kept = f"{len(good)} other(s) stored, a rerun completes what is missing" if good else "nothing stored"
+    return dg.Failure(f"{len(failed)} symbol(s) failed ({kept}): {words}", allow_retries=False)

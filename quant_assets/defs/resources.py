@@ -1,0 +1,52 @@
+"""Resources configure; the plain objects they return do the work."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+from dagster_duckdb import DuckDBResource
+
+from quant_assets.core.settings import Settings
+from quant_assets.models.store import ModelStore
+from quant_assets.warehouse import Warehouse
+
+
+class WarehouseResource(dg.ConfigurableResource[Warehouse]):
+    """The warehouse, opened through `DuckDBResource`: `writer` and `reader` name the same file."""
+
+    writer: dg.ResourceDependency[DuckDBResource]
+    reader: dg.ResourceDependency[DuckDBResource]
+    lock_timeout_seconds: float = 600.0
+
+    def create_resource(self, context: dg.InitResourceContext) -> Warehouse:
+        @contextmanager
+        def connect(read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+            resource = self.reader if read_only else self.writer
+            with resource.get_connection() as connection, closing(connection):
+                yield connection
+
+        return Warehouse(Path(self.writer.database), connect=connect, lock_timeout=self.lock_timeout_seconds)
+
+
+class ModelStoreResource(dg.ConfigurableResource[ModelStore]):
+    """The folder of model files."""
+
+    folder: str
+
+    def create_resource(self, context: dg.InitResourceContext) -> ModelStore:
+        return ModelStore(Path(self.folder))
+
+
+def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
+    """Everything the assets are given."""
+    database = str(settings.warehouse_path)
+    writer = DuckDBResource(database=database)
+    reader = DuckDBResource(database=database, connection_config={"access_mode": "READ_ONLY"})
+    return {
+        "warehouse": WarehouseResource(
+            writer=writer, reader=reader, lock_timeout_seconds=settings.lock_timeout_seconds
+        ),
+        "model_store": ModelStoreResource(folder=str(settings.models_dir)),
+    }

@@ -1,0 +1,55 @@
+"""Stored bars as the layers above want them: adjusted, with the history that a slice's computation looks back on."""
+
+from collections.abc import Sequence
+from datetime import date
+
+import polars as pl
+
+from quant_assets.core.calendar import TradingCalendar
+from quant_assets.market_data.adjustment import adjust
+from quant_assets.market_data.provider import sources_giving_actions
+from quant_assets.warehouse import Warehouse
+
+_SLACK = 5
+"""Sessions read beyond the lookback, so that a few missing bars do not cost a second query."""
+
+
+def adjusted_bars(
+    warehouse: Warehouse,
+    symbols: Sequence[str],
+    first: date,
+    last: date,
+    *,
+    calendar: TradingCalendar,
+    lookback: int = 0,
+) -> pl.DataFrame:
+    """Adjusted bars from `lookback` of each symbol's own sessions before `first`, or from its first bar, up to `last`.
+
+    Returns:
+        Columns symbol, ts, open, high, low, close, volume; sorted by symbol and ts.
+    """
+    start = calendar.offset(first, -(lookback + lookback // 20 + _SLACK)) if lookback else first
+    bars = _raw(warehouse, symbols, start, last)
+    short = _short_of(bars, symbols, first, lookback)
+    if short and lookback:
+        older = _raw(warehouse, short, date.min, last)
+        bars = pl.concat([bars.filter(~pl.col("symbol").is_in(short)), older])
+    actions = warehouse.query(
+        "SELECT symbol, ex_date, kind, value FROM corporate_actions "
+        "WHERE symbol IN (SELECT unnest(?)) AND ex_date <= ?",
+        [list(symbols), last],
+    )
+    return adjust(bars, actions, sources_giving_actions())
+
+
+def _raw(warehouse: Warehouse, symbols: Sequence[str], first: date, last: date) -> pl.DataFrame:
+    return warehouse.query(
+        "SELECT symbol, ts, open, high, low, close, adjusted_close, volume, source FROM ohlcv "
+        "WHERE ts BETWEEN ? AND ? AND symbol IN (SELECT unnest(?)) ORDER BY symbol, ts",
+        [first, last, list(symbols)],
+    )
+
+
+def _short_of(bars: pl.DataFrame, symbols: Sequence[str], first: date, lookback: int) -> list[str]:
+    before = dict(bars.filter(pl.col("ts") < first).group_by("symbol").len().iter_rows())
+    return [symbol for symbol in symbols if before.get(symbol, 0) < lookback]

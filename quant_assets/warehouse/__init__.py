@@ -1,0 +1,5 @@
+"""Tables at rest: one DuckDB file, written a slice at a time. Knows contracts, not what the numbers mean."""
+
+from quant_assets.warehouse.duckdb_file import Replaced, Warehouse, Writer
+
+__all__ = ["Replaced", "Warehouse", "Writer"]

@@ -1,0 +1,289 @@
+"""The warehouse on DuckDB.
+
+DuckDB gives its file to one process at a time. So connections are short, and those who open it take turns on an OS file
+lock beside the file, which dies with its holder. A write is one transaction: all of a slice or nothing of it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+from filelock import FileLock, Timeout
+
+from quant_assets.contracts import TABLES, VIEWS, Table, features_daily
+from quant_assets.core.errors import WarehouseError, WarehouseLockedError
+
+Connect = Callable[[bool], AbstractContextManager[duckdb.DuckDBPyConnection]]
+"""Opens the file; the argument says whether read-only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """Rows that a write took away and put in."""
+
+    deleted: int
+    inserted: int
+
+
+class Writer:
+    """One open transaction. Obtained from `Warehouse.write`."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+
+    def query(self, sql: str, params: Sequence[Any] = ()) -> pl.DataFrame:
+        """Read inside the transaction."""
+        return self._connection.sql(sql, params=list(params)).pl()
+
+    def delete(self, table: Table, where: str, params: Sequence[Any] = ()) -> int:
+        """Delete rows; returns their number."""
+        return self._counted(f"DELETE FROM {table.name} WHERE {where}", params)
+
+    def delete_matching(self, table: Table, keys: pl.DataFrame, on: str) -> int:
+        """Delete the rows of `table` (as `kept`) that match a row of `keys` (as `wanted`) by the SQL condition `on`."""
+        if keys.is_empty():
+            return 0
+        self._connection.register("wanted", keys)
+        try:
+            return self._counted(f"DELETE FROM {table.name} AS kept USING wanted WHERE {on}")
+        finally:
+            self._connection.unregister("wanted")
+
+    def _counted(self, sql: str, params: Sequence[Any] = ()) -> int:
+        row = self._connection.execute(sql, list(params)).fetchone()
+        return int(row[0]) if row else 0
+
+    def append(self, table: Table, frame: pl.DataFrame, *, run_id: str | None = None) -> int:
+        """Insert rows in the table's sort order; returns their number. `run_id` is added where the table carries it."""
+        if table.run_id:
+            frame = frame.with_columns(pl.lit(run_id, pl.String).alias("run_id"))
+        if frame.is_empty():
+            return 0
+        rows = frame.select(c.name for c in table.all_columns).sort(table.sort)
+        self._connection.register("incoming", rows)
+        try:
+            self._connection.execute(f"INSERT INTO {table.name} BY NAME SELECT * FROM incoming")
+        finally:
+            self._connection.unregister("incoming")
+        return rows.height
+
+    def replace(
+        self,
+        table: Table,
+        frame: pl.DataFrame,
+        where: str,
+        params: Sequence[Any] = (),
+        *,
+        run_id: str | None = None,
+        keys_move: bool = False,
+    ) -> Replaced:
+        """Replace the slice that `where` describes by `frame`.
+
+        `keys_move` says that a key of `frame` may stand outside that slice (a label now settled on another day);
+        those rows are replaced too.
+        """
+        deleted = self.delete(table, where, params)
+        if keys_move:
+            keys = [name for name in table.key if name in frame.columns]
+            same = " AND ".join(f'kept."{name}" = wanted."{name}"' for name in keys)
+            deleted += self.delete_matching(table, frame.select(keys), same)
+        return Replaced(deleted, self.append(table, frame, run_id=run_id))
+
+    def ensure(self, table: Table) -> None:
+        """Create a table beyond the contracts' own (a feature set's wide form), or add the columns it has gained."""
+        self._connection.execute(table.ddl())
+        known = {row[0] for row in self._connection.execute(f"DESCRIBE {table.name}").fetchall()}
+        for column in table.all_columns:
+            if column.name not in known:
+                self._connection.execute(f'ALTER TABLE {table.name} ADD COLUMN "{column.name}" {column.type}')
+        _define_views(self._connection)
+
+
+class Warehouse:
+    """The tables of `contracts`, at `path`.
+
+    Args:
+        path: the DuckDB file; its folder is made when first written.
+        connect: opens the file; the default is plain `duckdb.connect`.
+        lock_timeout: seconds to wait for another process before `WarehouseLockedError`.
+    """
+
+    def __init__(self, path: Path, *, connect: Connect | None = None, lock_timeout: float = 600.0) -> None:
+        self.path = path
+        self._lock_timeout = lock_timeout
+        self._open = connect or self._plain
+        self._prepared = False
+
+    @contextmanager
+    def _plain(self, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        with closing(duckdb.connect(str(self.path), read_only=read_only)) as connection:
+            yield connection
+
+    def prepare(self) -> list[str]:
+        """Create the file and every table that is missing. Returns the names of the tables created.
+
+        Raises:
+            WarehouseError: the folder cannot be written or the file is not a DuckDB database.
+            WarehouseLockedError: another process held it for `lock_timeout` seconds.
+        """
+        with self._turn(), self._connection(read_only=False) as connection:
+            before = _tables(connection)
+            for table in TABLES.values():
+                if table.name not in VIEWS and table.name not in before:
+                    connection.execute(table.ddl())
+            _define_views(connection)
+            created = sorted(_tables(connection) - before)
+        self._prepared = True
+        return created
+
+    def query(self, sql: str, params: Sequence[Any] = ()) -> pl.DataFrame:
+        """Read with a short read-only connection.
+
+        Raises:
+            WarehouseError: the file cannot be read.
+            WarehouseLockedError: another process held it for `lock_timeout` seconds.
+        """
+        self._prepare_once()
+        with self._turn(reading=True), self._connection(read_only=True) as connection:
+            return connection.sql(sql, params=list(params)).pl()
+
+    @contextmanager
+    def write(self) -> Iterator[Writer]:
+        """One transaction, alone among all processes: committed when the block ends, rolled back when it raises."""
+        self._prepare_once()
+        with self._turn(), self._connection(read_only=False) as connection:
+            connection.execute("BEGIN")
+            try:
+                yield Writer(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+
+    def tables(self) -> set[str]:
+        """Names of the tables and views that exist."""
+        self._prepare_once()
+        with self._turn(reading=True), self._connection(read_only=True) as connection:
+            return _tables(connection)
+
+    def compact(self) -> tuple[int, int]:
+        """Rewrite the file without the space that replaced rows left behind. Returns its size before and after, bytes.
+
+        The new file replaces the old one in one rename; a crash before that leaves the old one.
+        """
+        self._prepare_once()
+        before = self.path.stat().st_size
+        part = self.path.with_suffix(".compact")
+        part.unlink(missing_ok=True)
+        with self._turn():
+            with self._connection(read_only=False) as connection:
+                connection.execute("CHECKPOINT")
+                source = connection.execute("SELECT current_database()").fetchone()
+                target = str(part).replace("'", "''")
+                connection.execute(f"ATTACH '{target}' AS compacted")
+                connection.execute(f'COPY FROM DATABASE "{source[0] if source else ""}" TO compacted')
+                connection.execute("DETACH compacted")
+            part.replace(self.path)
+        return before, self.path.stat().st_size
+
+    def _prepare_once(self) -> None:
+        if not self._prepared:
+            if not self.path.exists():
+                self.prepare()
+            else:
+                with self._turn(reading=True), self._connection(read_only=True) as connection:
+                    missing = set(TABLES) - _tables(connection)
+                if missing:
+                    self.prepare()
+            self._prepared = True
+
+    @contextmanager
+    def _turn(self, *, reading: bool = False) -> Iterator[None]:
+        lock = FileLock(f"{self.path}.lock", timeout=self._lock_timeout)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise WarehouseLockedError(
+                f"warehouse {self.path} is in use by another run for over {self._lock_timeout:g} s; "
+                f"wait for it, or raise QUANT_LOCK_TIMEOUT_SECONDS"
+            ) from None
+        except OSError as error:
+            if not (reading and self.path.is_file()):
+                raise WarehouseError(
+                    f"cannot write beside {self.path}: {error.strerror or error}; "
+                    f"make the folder writable or set QUANT_HOME"
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def _connection(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+        _refuse_foreign(self.path)
+        try:
+            with self._open(read_only) as connection:
+                yield connection
+        except duckdb.Error as error:
+            raise _translated(error, self.path) from error
+
+
+def _refuse_foreign(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise WarehouseError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+    if head[8:12] != b"DUCK":
+        raise WarehouseError(_damaged(path, "no DuckDB header"))
+
+
+def _damaged(path: Path, text: str) -> str:
+    return f"{path} is damaged or no DuckDB database ({text}); move it away and restore a copy, or rerun the pipeline"
+
+
+def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
+    with suppress(duckdb.Error):  # the failure that brought us here may have ended the transaction
+        connection.execute("ROLLBACK")
+
+
+def _translated(error: duckdb.Error, path: Path) -> WarehouseError:
+    text = str(error).strip().splitlines()[0]
+    if "Could not set lock" in text or "Conflicting lock" in text:
+        return WarehouseLockedError(f"warehouse {path} is open in another program ({text}); close it there and rerun")
+    if isinstance(error, duckdb.SerializationException | duckdb.InternalException | duckdb.FatalException):
+        return WarehouseError(_damaged(path, text))
+    if isinstance(error, duckdb.IOException | duckdb.PermissionException):
+        return WarehouseError(f"cannot read or write {path} ({text}); check its permissions and the free disk space")
+    return WarehouseError(f"warehouse {path}: {text}")
+
+
+def _tables(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    return {row[0] for row in connection.execute("SELECT table_name FROM information_schema.tables").fetchall()}
+
+
+def _define_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """The long `features_daily` over the wide tables of all feature sets."""
+    contract = features_daily.TABLE
+    columns = ", ".join(f'"{c.name}"' for c in contract.all_columns)
+    parts = []
+    for name in sorted(t for t in _tables(connection) if t.startswith(f"{contract.name}__")):
+        fixed = {"symbol", "ts", "computed_at", "run_id"}
+        wide = [row[0] for row in connection.execute(f"DESCRIBE {name}").fetchall() if row[0] not in fixed]
+        over = ", ".join(f'"{column}"' for column in wide)
+        version = name.removeprefix(f"{contract.name}__")
+        parts.append(
+            f"SELECT {columns} FROM (SELECT *, '{version}' AS feature_version FROM {name}) "
+            f"UNPIVOT (feature_value FOR feature_name IN ({over}))"
+        )
+    if not parts:
+        nulls = ", ".join(f'CAST(NULL AS {c.type}) AS "{c.name}"' for c in contract.all_columns)
+        parts = [f"SELECT {nulls} WHERE false"]
+    connection.execute(f"CREATE OR REPLACE VIEW {contract.name} AS " + " UNION ALL ".join(parts))
