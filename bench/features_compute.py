@@ -3,15 +3,13 @@
 Run with `python bench/features_compute.py`. Prints the median ratio of interleaved warm runs.
 """
 
-import statistics
-import time
-from collections.abc import Callable
 from datetime import date, timedelta
 
 import numba
 import numpy as np
 import pandas as pd
 import polars as pl
+from common import median_seconds, report
 
 from quant_assets.features import compute, feature_set
 
@@ -92,12 +90,6 @@ def with_numba(columns: list[np.ndarray]) -> np.ndarray:
     return out
 
 
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     bars = make_bars()
     pandas_bars = pd.DataFrame({name: bars[name].to_numpy() for name in bars.columns if name != "symbol"})
@@ -114,19 +106,17 @@ def main() -> None:
     if not increment.filter(newest).equals(compute(bars, "v1").filter(newest)):
         raise SystemExit("the newest session differs in its bits when computed from its lookback alone")
 
-    sides: dict[str, Callable[[], object]] = {
-        "ours": lambda: compute(bars, "v1"),
-        "pandas": lambda: with_pandas(pandas_bars),
-        "numba": lambda: with_numba(columns),
-    }
-    taken: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(RUNS):
-        for name, run in sides.items():
-            taken[name].append(seconds(run))
-    median = {name: statistics.median(times) for name, times in taken.items()}
+    median = median_seconds(
+        RUNS,
+        {
+            "ours": lambda: compute(bars, "v1"),
+            "pandas": lambda: with_pandas(pandas_bars),
+            "numba": lambda: with_numba(columns),
+        },
+    )
     print(", ".join(f"{name} {value * 1e3:.0f} ms" for name, value in median.items()))
-    print(f"bench: features_compute_vs_pandas ratio={median['pandas'] / median['ours']:.1f} target=>=5")
-    print(f"bench: features_compute_vs_numba ratio={median['ours'] / median['numba']:.2f} target=<=2.5")
+    report("features_compute_vs_pandas", median["pandas"] / median["ours"], ">=5")
+    report("features_compute_vs_numba", median["ours"] / median["numba"], "<=2.5")
 
 
 if __name__ == "__main__":

@@ -174,8 +174,9 @@ def test_rows_in_any_order_give_the_same_frame():
 def test_a_close_that_is_missing_or_zero_makes_no_label(hole: float | None):
     close = [100.0] * 12
     bars = make_bars("A", close).with_columns(close=pl.when(pl.int_range(pl.len()) == 1).then(hole).otherwise("close"))
-    labels = only(compute(bars, "v1"), "fwd_ret_5d")
-    assert FIRST + timedelta(1) not in labels["ts"].to_list()
+    labels = compute(bars, "v1")
+    for name in ("fwd_ret_5d", "direction_5d"):
+        assert only(labels, name)["ts"].to_list() == [FIRST + timedelta(day) for day in (0, 2, 3, 4, 5, 6)]
     assert labels["label_value"].is_finite().all()
 
 

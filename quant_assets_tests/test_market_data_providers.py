@@ -181,6 +181,15 @@ def test_parquet_is_read_too(files, tmp_path, dtype):
     assert_frame_equal(fetch(FilesProvider(tmp_path), "AAA").bars, expected)
 
 
+def test_a_parquet_column_of_another_kind_is_named(files, tmp_path):
+    names = ("open", "high", "low", "close", "volume")
+    pl.DataFrame({"ts": [date(2020, 1, 2)], **{name: [[1.0]] for name in names}}).write_parquet(
+        tmp_path / "AAA.parquet"
+    )
+    with pytest.raises(PermanentProviderError, match=r"AAA\.parquet.*; correct the file"):
+        fetch(files, "AAA")
+
+
 def test_a_value_left_out_is_a_row_for_the_gate(files, tmp_path):
     (tmp_path / "AAA.csv").write_text(GOOD.replace("3,20\n", "null,\n"))
     assert fetch(files, "AAA").bars.row(-1) == (date(2020, 1, 3), 2, 4, 2, None, None, None)

@@ -1,0 +1,1 @@
+"""`quant`, the command line: parses words, launches real Dagster runs, prints what changed. No logic of its own."""

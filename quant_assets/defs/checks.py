@@ -238,10 +238,11 @@ def _predictions(scope: Scope) -> pl.DataFrame:
 
 
 def predicted_before_trained(scope: Scope) -> pl.DataFrame:
-    """Predictions by a model that had learnt from bars of the same day or later."""
+    """Predictions by a model of a later training date, or one that learnt from that day's bar or later ones."""
     return scope.warehouse.query(
-        "SELECT p.symbol, p.ts, p.model_id, m.train_to FROM predictions p JOIN models m USING (model_id) "
-        "WHERE p.ts BETWEEN ? AND ? AND m.train_to >= p.ts ORDER BY p.ts, p.symbol",
+        "SELECT p.symbol, p.ts, p.model_id, m.train_to, m.metrics ->> '$.training_date' AS training_date "
+        "FROM predictions p JOIN models m USING (model_id) WHERE p.ts BETWEEN ? AND ? "
+        "AND (m.train_to >= p.ts OR CAST(m.metrics ->> '$.training_date' AS DATE) > p.ts) ORDER BY p.ts, p.symbol",
         [scope.slice.first, scope.slice.last],
     )
 
@@ -254,9 +255,10 @@ def incomplete_cross_section(scope: Scope) -> pl.DataFrame:
         if spec.model is None:
             continue
         counted = scope.warehouse.query(
-            "SELECT b.ts, count(*) AS listed, count(p.symbol) AS predicted FROM ohlcv b LEFT JOIN "
-            "(SELECT DISTINCT p.symbol, p.ts FROM predictions p JOIN models m USING (model_id) "
-            "WHERE m.experiment_id = ?) p ON p.symbol = b.symbol AND p.ts = b.ts WHERE b.ts BETWEEN ? AND ? GROUP BY b.ts ORDER BY b.ts",
+            "SELECT b.ts, count(*) AS listed, count(p.known) AS predicted FROM ohlcv b LEFT JOIN "
+            "(SELECT DISTINCT p.symbol, p.ts, true AS known FROM predictions p JOIN models m USING (model_id) "
+            "WHERE m.experiment_id = ?) p USING (symbol, ts) "
+            "WHERE b.ts BETWEEN ? AND ? GROUP BY b.ts ORDER BY b.ts",
             [spec.model.experiment_id, scope.slice.first, scope.slice.last],
         )
         thin = counted.filter(pl.col("predicted") < pl.col("listed") * spec.min_cross_section)

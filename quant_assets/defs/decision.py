@@ -9,6 +9,8 @@ import dagster as dg
 import polars as pl
 
 from quant_assets.backtest.engine import BacktestConfig, BacktestResult, buy_and_hold, run
+from quant_assets.backtest.pictures import equity_png, png_markdown
+from quant_assets.backtest.report import ReportContext, write_report
 from quant_assets.contracts import (
     backtest_equity,
     backtest_summary,
@@ -130,9 +132,7 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
             }
             _store_backtests(done, warehouse, piece)
             for strategy_id, cell in zip(piece.slice.keys, piece.last_cells, strict=True):
-                attach(
-                    context, [cell], _picture(done[strategy_id], strategies[strategy_id], warehouse, piece, settings)
-                )
+                attach(context, [cell], _show(done[strategy_id], strategies[strategy_id], warehouse, piece, settings))
             return dg.MaterializeResult()
 
     return [predictions_asset, targets_asset, backtest_summary_asset]
@@ -148,7 +148,7 @@ def _refuse_other_strategies(context: dg.AssetExecutionContext, piece: Piece) ->
 
 
 def _predict(spec: ModelSpec, warehouse: Warehouse, store: ModelStore, piece: Piece) -> dict[str, object]:
-    """Walk forward over the slice for one experiment, on all symbols of the market, and store models and predictions."""
+    """Walk forward over the slice for one experiment on all the market's symbols; store models and predictions."""
     first, last = piece.slice.first, piece.slice.last
     symbols = piece.grid.universe.names
     names = feature_set(spec.feature_version).names
@@ -215,7 +215,9 @@ def _target(spec: StrategySpec, warehouse: Warehouse, piece: Piece, settings: Se
         '(SELECT max("asof") FROM targets WHERE strategy_id = $1 AND version = $2 AND "asof" < $3)',
         [spec.strategy_id, spec.version, first],
     )
-    bars = adjusted_bars(warehouse, list(bounds), first, last, calendar=grid.calendar, lookback=feature_set("v1").lookback)
+    bars = adjusted_bars(
+        warehouse, list(bounds), first, last, calendar=grid.calendar, lookback=feature_set("v1").lookback
+    )
     decided = decide(
         spec,
         signal_scores(spec, source),
@@ -329,7 +331,39 @@ def _store_backtests(done: Mapping[str, BacktestResult], warehouse: Warehouse, p
             writer.replace(table, rows.good, "run_id = ?", [piece.run_id], run_id=piece.run_id)
 
 
-def _picture(
+def _show(
     result: BacktestResult, spec: StrategySpec, warehouse: Warehouse, piece: Piece, settings: Settings
 ) -> dict[str, object]:
-    return {"final equity": result.summary["final_equity"]}
+    """Write the report, and return the run's metadata: headline figures, the equity curve, the report's place."""
+    first, last = result.summary["from_ts"], result.summary["to_ts"]
+    bounds = spec.bounds(piece.grid.universe, settings.strategies_dir / "universes")
+    held = adjusted_bars(warehouse, list(bounds), first, last, calendar=piece.grid.calendar)
+    benchmark = buy_and_hold(held, piece.grid.calendar.between(first, last), result.config.initial_cash)
+    context = ReportContext(
+        run_id=piece.run_id,
+        strategy=spec.model_dump(mode="json", by_alias=True),
+        code_version=code_version("backtest", "strategy", "signals", "portfolio", "models"),
+        benchmark=benchmark,
+        lineage={
+            "strategy file": f"sha256 {spec.source_hash[:16]}",
+            **({"experiment": spec.model.experiment_id} if spec.model else {}),
+            "feature set": spec.feature_version,
+            "universe": f"{piece.grid.universe.name} {piece.grid.universe.version}",
+        },
+    )
+    path = write_report(report_path(settings, spec.strategy_id, piece.run_id), result, context)
+    piece.report(f"{spec.strategy_id}: report {path}")
+    picture = equity_png(result.equity, f"{spec.strategy_id} {spec.version}", benchmark)
+    shown = ("cagr", "sharpe", "max_dd", "turnover", "num_trades", "final_equity")
+    return {
+        "equity curve": dg.MetadataValue.md(png_markdown(picture)),
+        "report": dg.MetadataValue.path(str(path)),
+        "period": f"{first}..{last}",
+        **{name: result.summary[name] for name in shown if result.summary[name] is not None},
+        **({"unfilled targets": result.unfilled.height} if result.unfilled.height else {}),
+    }
+
+
+def report_path(settings: Settings, strategy_id: str, run_id: str) -> Path:
+    """Where a backtest's report lies."""
+    return settings.reports_dir / strategy_id / f"{run_id}.html"

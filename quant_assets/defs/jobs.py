@@ -15,13 +15,14 @@ from quant_assets.strategy.spec import StrategySpec
 def market_job(grid: Grid) -> UnresolvedAssetJobDefinition:
     """ohlcv, features_daily and labels in one run."""
     return dg.define_asset_job(
-        "market_stage", dg.AssetSelection.groups(MARKET), partitions_def=grid.market, executor_def=dg.in_process_executor
+        "market_stage",
+        dg.AssetSelection.groups(MARKET),
+        partitions_def=grid.market,
+        executor_def=dg.in_process_executor,
     )
 
 
-def strategy_jobs(
-    grid: Grid, strategies: Mapping[str, StrategySpec]
-) -> list[UnresolvedAssetJobDefinition]:
+def strategy_jobs(grid: Grid, strategies: Mapping[str, StrategySpec]) -> list[UnresolvedAssetJobDefinition]:
     """One job per strategy file; it refuses the partitions of other strategies."""
     return [
         dg.define_asset_job(

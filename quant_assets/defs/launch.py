@@ -15,6 +15,7 @@ from dagster._core.execution.api import execute_run_iterator
 from quant_assets.core.errors import QuantError
 from quant_assets.defs.decision import BACKTEST_TABLES
 from quant_assets.defs.grid import Grid
+from quant_assets.defs.market import RESTATED
 from quant_assets.defs.progress import listening
 from quant_assets.warehouse import Warehouse
 
@@ -29,13 +30,18 @@ class RunFailedError(QuantError):
 
 @dataclass
 class Launched:
-    """One finished run. `cells` counts materialised partitions by asset; `failures` are the failed steps' words."""
+    """One finished run.
+
+    `cells` counts materialised partitions by asset, `failures` are the failed steps' words, and `restated` holds the
+    symbols whose stored bars were changed, with the first and last date of that.
+    """
 
     run_id: str
     succeeded: bool
     cells: dict[str, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     failed_checks: list[str] = field(default_factory=list)
+    restated: dict[str, tuple[date, date]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,11 +85,13 @@ class Launcher:
                     writer.delete(table, "run_id IN (SELECT unnest(?))", [[run.run_id for run in dead]])
         return [run.run_id for run in dead]
 
-    def missing(self, assets: Sequence[str], keys: Sequence[str], first: date, last: date) -> dict[str, tuple[date, date]]:
+    def missing(
+        self, assets: Sequence[str], keys: Sequence[str], first: date, last: date
+    ) -> dict[str, tuple[date, date]]:
         """For each of `keys` the smallest span of dates that holds every cell which one of `assets` still lacks."""
         wanted = list(self.grid.date_keys(first, last))
         spans: dict[str, tuple[date, date]] = {}
-        done = {asset: self.instance.get_materialized_partitions(dg.AssetKey(asset)) for asset in assets}
+        done = {asset: self._materialized(asset) for asset in assets}
         for key in keys:
             lacking = [
                 one for one in wanted if any(f"{one}|{key}" not in materialized for materialized in done.values())
@@ -91,6 +99,18 @@ class Launcher:
             if lacking:
                 spans[key] = (max(first, self.grid.window(lacking[0])[0]), min(last, self.grid.window(lacking[-1])[1]))
         return spans
+
+    def _materialized(self, asset: str) -> set[str]:
+        """Partitions that are there; none where the asset's code has changed since."""
+        key = dg.AssetKey(asset)
+        event = self.instance.get_latest_materialization_event(key)
+        if event is None or event.asset_materialization is None:
+            return set()
+        made_by = (event.asset_materialization.tags or {}).get("dagster/code_version")
+        if made_by != self._repository.get_definition().asset_graph.get(key).code_version:
+            self._watch(f"{asset}: its code has changed since it was last materialised; doing all of it again")
+            return set()
+        return self.instance.get_materialized_partitions(key)
 
     def run(
         self,
@@ -132,6 +152,10 @@ class Launcher:
             self._watch(Step(event.step_key or "", "start"))
         elif kind == "ASSET_MATERIALIZATION":
             cells = launched.cells[asset] = launched.cells.get(asset, 0) + 1
+            restated = event.step_materialization_data.materialization.metadata.get(RESTATED)
+            if isinstance(restated, dg.JsonMetadataValue) and isinstance(restated.data, dict):
+                for symbol, (first, last) in restated.data.items():
+                    launched.restated[symbol] = (date.fromisoformat(first), date.fromisoformat(last))
             if cells % 500 == 0:
                 self._watch(Step(asset, "cells", cells))
         elif kind == "STEP_SUCCESS":

@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -18,14 +19,17 @@ from quant_assets.core.settings import Settings
 from quant_assets.defs.automation import when_inputs_are_in
 from quant_assets.defs.context import Piece, attach, pass_gate, piece_of
 from quant_assets.defs.grid import Grid
+from quant_assets.event_log import materialize_partitions
 from quant_assets.features import FEATURE_SETS
 from quant_assets.labels import LABEL_SETS, settled_between
 from quant_assets.market_data.history import adjusted_bars
-from quant_assets.market_data.ingest import Ingested, Stored, ingest_symbol
+from quant_assets.market_data.ingest import OVERLAP, Ingested, Stored, ingest_symbol
 from quant_assets.market_data.provider import make_provider
-from quant_assets.warehouse import Warehouse, Writer
+from quant_assets.warehouse import Warehouse
 
 GROUP = "market"
+RESTATED = "restated"
+"""Metadata of ohlcv: symbol -> first and last date whose stored bars the run has changed."""
 
 
 def code_version(*packages: str) -> str:
@@ -55,7 +59,7 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
         with piece_of(context, grid) as piece:
             provider_name = settings.provider or universe.provider
             provider = make_provider(provider_name, settings, grid.calendar.sessions)
-            stored = _stored(warehouse, piece.slice.keys)
+            stored = _stored(warehouse, piece)
             done: dict[str, Ingested] = {}
             failed: dict[str, QuantError] = {}
             for number, symbol in enumerate(piece.slice.keys, start=1):
@@ -78,9 +82,13 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
             rejected = _store_bars(warehouse, done, piece)
             failed |= {symbol: QualityError(text) for symbol, text in rejected.items()}
             good = [symbol for symbol in done if symbol not in rejected]
-            metadata = _ingest_metadata({symbol: done[symbol] for symbol in good}, provider_name)
+            stored_now = {symbol: done[symbol] for symbol in good}
+            metadata = _ingest_metadata(stored_now, provider_name)
+            if touched := _restated_cells(grid, piece, stored_now):
+                materialize_partitions(context, touched)
             if failed:
-                _log_cells(context, grid, piece, good, metadata)
+                days = grid.date_keys(piece.slice.first, piece.slice.last)
+                materialize_partitions(context, [f"{day}|{symbol}" for symbol in good for day in days], metadata)
                 raise _failure(failed, good)
             attach(context, piece.last_cells, metadata)
             return dg.MaterializeResult()
@@ -170,36 +178,53 @@ def _rectangle(piece: Piece, date_column: str) -> tuple[str, list[object]]:
     return where, [piece.slice.first, piece.slice.last, list(piece.slice.keys)]
 
 
-def _stored(warehouse: Warehouse, symbols: Sequence[str]) -> dict[str, Stored]:
-    from quant_assets.market_data.ingest import OVERLAP
-
+def _stored(warehouse: Warehouse, piece: Piece) -> dict[str, Stored]:
+    """What the warehouse has of each symbol of the slice."""
+    symbols = list(piece.slice.keys)
     spans = warehouse.query(
         "SELECT symbol, min(ts), max(ts), arg_max(source, ts) FROM ohlcv "
         "WHERE symbol IN (SELECT unnest(?)) GROUP BY symbol",
-        [list(symbols)],
+        [symbols],
     )
     tails = warehouse.query(
         "SELECT * EXCLUDE (run_id, ingested_at) FROM ohlcv WHERE symbol IN (SELECT unnest(?)) "
         "QUALIFY row_number() OVER (PARTITION BY symbol ORDER BY ts DESC) <= ? ORDER BY symbol, ts",
-        [list(symbols), OVERLAP],
+        [symbols, OVERLAP],
     )
     actions = warehouse.query(
         "SELECT symbol, ex_date, kind, value FROM corporate_actions WHERE symbol IN (SELECT unnest(?)) "
         "ORDER BY symbol, ex_date, kind",
-        [list(symbols)],
+        [symbols],
     )
     span_of = {row[0]: row[1:] for row in spans.iter_rows()}
     tail_of = {key[0]: frame for key, frame in tails.partition_by("symbol", as_dict=True).items()}
     actions_of = {key[0]: frame for key, frame in actions.partition_by("symbol", as_dict=True).items()}
-    return {
-        symbol: Stored(
-            *span_of.get(symbol, (None, None))[:2],
+    holes = _holes(warehouse, piece, spans)
+    found = {}
+    for symbol in symbols:
+        first, last, source = span_of.get(symbol, (None, None, None))
+        found[symbol] = Stored(
+            first,
+            last,
             tail=tail_of.get(symbol, tails.clear()),
             actions=actions_of.get(symbol, actions.clear()),
-            source=span_of.get(symbol, (None, None, None))[2],
+            source=source,
+            hole_from=holes.get(symbol),
         )
-        for symbol in symbols
-    }
+    return found
+
+
+def _holes(warehouse: Warehouse, piece: Piece, spans: pl.DataFrame) -> dict[str, date]:
+    """Symbol -> the slice's oldest session without a bar that lies between the symbol's stored ones."""
+    have = warehouse.query(
+        "SELECT symbol, ts FROM ohlcv WHERE ts BETWEEN ? AND ? AND symbol IN (SELECT unnest(?))",
+        [piece.slice.first, piece.slice.last, list(piece.slice.keys)],
+    )
+    sessions = pl.DataFrame({"ts": piece.grid.calendar.between(piece.slice.first, piece.slice.last)})
+    first, last = spans.columns[1:3]
+    wanted = spans.join(sessions, how="cross").filter(pl.col("ts").is_between(pl.col(first), pl.col(last)))
+    lacking = wanted.join(have, on=["symbol", "ts"], how="anti").group_by("symbol").agg(pl.col("ts").min())
+    return dict(lacking.iter_rows())
 
 
 def _store_bars(warehouse: Warehouse, done: dict[str, Ingested], piece: Piece) -> dict[str, str]:
@@ -209,62 +234,54 @@ def _store_bars(warehouse: Warehouse, done: dict[str, Ingested], piece: Piece) -
     bars = pl.concat([one.bars for one in done.values()]).with_columns(ingested_at=pl.lit(piece.now))
     passed = pass_gate(ohlcv_contract.TABLE, bars, piece)
     kept = {symbol: one for symbol, one in done.items() if symbol not in passed.rejected}
-    ranges = pl.DataFrame(
-        [(symbol, one.replace_from, one.replace_to) for symbol, one in kept.items()],
-        schema={"symbol": pl.String, "first": pl.Date, "last": pl.Date},
-        orient="row",
-    )
+    actions = [one.actions for one in kept.values() if one.actions_from is not None]
+    bar_ranges = [(symbol, one.replace_from, one.replace_to) for symbol, one in kept.items() if one.replace_from]
+    action_ranges = [(symbol, one.actions_from, one.actions_to) for symbol, one in kept.items() if one.actions_from]
     with warehouse.write() as writer:
         passed.quarantine(writer, piece)
-        writer.delete_matching(
-            ohlcv_contract.TABLE, ranges, "kept.symbol = wanted.symbol AND kept.ts BETWEEN wanted.first AND wanted.last"
-        )
+        for table, column, ranges in (
+            (ohlcv_contract.TABLE, "ts", bar_ranges),
+            (actions_contract.TABLE, "ex_date", action_ranges),
+        ):
+            writer.delete_matching(
+                table,
+                pl.DataFrame(ranges, schema={"symbol": pl.String, "first": pl.Date, "last": pl.Date}, orient="row"),
+                f"kept.symbol = wanted.symbol AND kept.{column} BETWEEN wanted.first AND wanted.last",
+            )
         writer.append(ohlcv_contract.TABLE, passed.good, run_id=piece.run_id)
-        _store_actions(writer, kept, piece.now, piece.run_id)
+        if actions:
+            known = pl.concat(actions).with_columns(ingested_at=pl.lit(piece.now))
+            writer.append(actions_contract.TABLE, known, run_id=piece.run_id)
     return passed.rejected
 
 
-def _store_actions(writer: Writer, kept: dict[str, Ingested], now: datetime, run_id: str) -> None:
-    """Replace each symbol's actions by what it now has (known ones included)."""
-    frames = [one.actions.with_columns(symbol=pl.lit(symbol)) for symbol, one in kept.items()]
-    if not frames:
-        return
-    actions = pl.concat(frames)
-    table = actions_contract.TABLE
-    writer.delete_matching(table, pl.DataFrame({"symbol": list(kept)}), "kept.symbol = wanted.symbol")
-    writer.append(table, actions.with_columns(ingested_at=pl.lit(now)), run_id=run_id)
-
-
-def _ingest_metadata(done: dict[str, Ingested], provider: str) -> dict[str, object]:
-    restated = [
-        f"| {symbol} | {one.restated_from} | {one.restated_to} |" for symbol, one in done.items() if one.restated
-    ]
-    metadata: dict[str, object] = {
+def _ingest_metadata(done: dict[str, Ingested], provider: str) -> dict[str, Any]:
+    metadata: dict[str, Any] = {
         "provider": provider,
         "bars": sum(one.bars.height for one in done.values()),
         "requests": sum(one.requests for one in done.values()),
     }
+    restated = {symbol: [str(one.restated_from), str(one.restated_to)] for symbol, one in done.items() if one.restated}
     if restated:
-        head = "| symbol | restated from | to |\n|---|---|---|\n"
-        metadata["restated"] = dg.MetadataValue.md(
-            head + "\n".join(restated) + "\n\nfeatures_daily and labels of these partitions are stale: rerun them."
-        )
+        metadata[RESTATED] = restated
+        metadata["stale downstream"] = "features_daily and labels of the restated dates, and what was made from them"
     return metadata
 
 
-def _log_cells(
-    context: dg.AssetExecutionContext, grid: Grid, piece: Piece, symbols: Sequence[str], metadata: dict[str, object]
-) -> None:
-    """Materialise the good symbols' cells, for the step as a whole is about to fail."""
-    keys = grid.date_keys(piece.slice.first, piece.slice.last)
-    for symbol in symbols:
-        for key in keys:
-            rich = metadata if key == keys[-1] else {}
-            context.log_event(dg.AssetMaterialization(context.asset_key, metadata=rich, partition=f"{key}|{symbol}"))
+def _restated_cells(grid: Grid, piece: Piece, done: dict[str, Ingested]) -> list[str]:
+    """Partitions outside the slice whose bars this run has changed."""
+    cells = []
+    for symbol, one in done.items():
+        if not one.restated or one.restated_from is None or one.restated_to is None:
+            continue
+        known = grid.date_keys(max(one.restated_from, grid.universe.start), min(one.restated_to, grid.last_session))
+        inside = set(grid.date_keys(piece.slice.first, piece.slice.last))
+        cells += [f"{key}|{symbol}" for key in known if key not in inside]
+    return cells
 
 
 def _failure(failed: dict[str, QuantError], good: Sequence[str]) -> Exception:
-    """Retried where nothing is stored yet and a retry can mend all of it; else final, and a rerun adds what is missing."""
+    """Retried where nothing is stored and a retry can mend all of it; else final, and a rerun adds what is missing."""
     if not good and all(error.transient for error in failed.values()):
         return next(iter(failed.values()))
     words = "; ".join(f"{symbol}: {error}" for symbol, error in failed.items())

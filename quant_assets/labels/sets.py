@@ -143,7 +143,7 @@ def fwd_ret(horizon: int) -> Label:
 def direction(horizon: int) -> Label:
     def function(bars: Closes) -> tuple[FloatArray, IntArray]:
         forward = _forward_return(bars.close, horizon)
-        value = np.where(np.isnan(forward), np.nan, forward > 0)
+        value = np.where(np.isfinite(forward), forward > 0, np.nan)
         return value, np.full(len(value), horizon)
 
     function.__doc__ = f"1 where close[t+{horizon}] > close[t], else 0"

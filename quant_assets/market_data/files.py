@@ -25,6 +25,7 @@ _ALIASES = {
     "adjustedclose": "adjusted_close",
 }
 _NUMBERS = ("open", "high", "low", "close", "adjusted_close", "volume")
+_COLUMNS = ("ts", *_NUMBERS)
 _NO_VALUE = ("", "null", "none", "na", "n/a", "nan", "-")
 
 
@@ -96,29 +97,29 @@ def _read(symbol: str, path: Path) -> pl.DataFrame:
     for name in table.columns:
         plain = name.strip().strip("\ufeff").lower().replace(" ", "_")
         plain = _ALIASES.get(plain, plain)
-        if plain in BAR_COLUMNS:
+        if plain in _COLUMNS:
             if plain in columns:
                 raise _corrupt(symbol, path, "line 1", f"columns {columns[plain]!r} and {name!r} both mean {plain}")
             columns[plain] = name
-    missing = [name for name in BAR_COLUMNS if name not in columns and name != "adjusted_close"]
+    missing = [name for name in _COLUMNS if name not in columns and name != "adjusted_close"]
     if missing:
         raise _corrupt(symbol, path, "line 1", f"no column {', '.join(missing)} among {', '.join(table.columns)}")
     if table.is_empty():
         raise _corrupt(symbol, path, "", "it holds no bar")
-    read = table.select(
-        _dates(table.schema[columns["ts"]], columns["ts"]).alias("ts"),
-        *(
-            _number(table.schema[columns[name]], columns[name]).alias(name)
-            if name in columns
-            else pl.lit(None, pl.Float64).alias(name)
-            for name in _NUMBERS
-        ),
-    )
+    try:
+        read = table.select(
+            _dates(table.schema[columns["ts"]], columns["ts"]).alias("ts"),
+            *(
+                _number(table.schema[columns[name]], columns[name]).alias(name)
+                if name in columns
+                else pl.lit(None, pl.Float64).alias(name)
+                for name in _NUMBERS
+            ),
+        )
+    except pl.exceptions.PolarsError as error:  # a Parquet column of lists, structs, ...
+        raise _corrupt(symbol, path, "", str(error).strip().split("\n")[0]) from None
     _refuse_unreadable(symbol, path, table.rename({old: new for new, old in columns.items() if old != new}), read)
     return bars_frame(read)
-
-
-BAR_COLUMNS = ("ts", *_NUMBERS)
 
 
 def _dates(dtype: pl.DataType, name: str) -> pl.Expr:
@@ -140,13 +141,13 @@ def _number(dtype: pl.DataType, name: str) -> pl.Expr:
 
 def _refuse_unreadable(symbol: str, path: Path, table: pl.DataFrame, read: pl.DataFrame) -> None:
     """A value left out is a row for the quality gate; a value that is not one, or a torn line, is a corrupt file."""
-    if not any(read[name].null_count() for name in BAR_COLUMNS if name in table.columns):
+    if not any(read[name].null_count() for name in _COLUMNS if name in table.columns):
         return
     is_csv = path.suffix.lower() == ".csv"
     torn = _torn_line(path) if is_csv else None
     if torn:
         raise _corrupt(symbol, path, *torn)
-    for name in BAR_COLUMNS:
+    for name in _COLUMNS:
         if name not in table.columns:
             continue
         text = table[name].cast(pl.String).fill_null("").str.strip_chars().str.to_lowercase()

@@ -43,8 +43,9 @@ class Ingested:
     `bars` (symbol, ts, open, high, low, close, adjusted_close, volume, source) replace all stored bars from
     `replace_from` to `replace_to`, `actions` (symbol, ex_date, kind, value, source) all stored actions from
     `actions_from` to `actions_to`; where these are None nothing is replaced. `restated` says that rows which were
-    stored before have changed, and `restated_from` to `restated_to` on which dates: what was computed from them,
-    and from those up to a lookback before, is out of date. `requests` counts requests over the network.
+    stored before, or how they are adjusted, have changed, and `restated_from` to `restated_to` on which dates: what was
+    computed from those dates (features up to a lookback later) is out of date. `requests` counts requests over the
+    network.
     """
 
     bars: pl.DataFrame

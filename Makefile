@@ -1,0 +1,48 @@
+# Every chore is one word. `make demo` and `make test` install what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export QUANT_HOME ?= $(CURDIR)/.quant
+export QUANT_DAGSTER ?= $(QUANT_HOME)/dagster
+export DAGSTER_HOME ?= $(CURDIR)
+
+.PHONY: help install demo test unit check dev bench lock clean
+help:
+	@grep -hE "^[a-z]+:.*  ##" $(MAKEFILE_LIST) | sed "s|:.*  ##|	|"
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+install: $(VENV)/.installed
+
+demo: install  ## the main job on the embedded sample data
+	$(BIN)/quant pipeline run
+
+test: install  ## every test
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+
+unit: install  ## the fast ones
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+
+check: install  ## style, types, layers, definitions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	@mkdir -p $(QUANT_DAGSTER)
+	$(BIN)/dagster definitions validate
+
+dev: install  ## the Dagster UI and daemon on http://127.0.0.1:3000
+	@mkdir -p $(QUANT_DAGSTER)
+	$(BIN)/dagster dev -h 127.0.0.1 -p 3000
+
+bench: install  ## all benches, or one with B=<name>
+	@for script in bench/$(if $(B),$(B),[a-z]*).py; do case $$script in bench/common.py) ;; *) $(BIN)/python $$script || exit 1;; esac; done
+
+lock: install  ## pin what is installed now
+	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -1,0 +1,390 @@
+"""The commands. Each imports what it needs when it runs, so that `quant --help` answers at once."""
+
+import sys
+from collections.abc import Callable
+from datetime import date, datetime
+from typing import Annotated, Any
+
+import typer
+
+from quant_assets.cli import console
+from quant_assets.cli.session import DECISION_ASSETS, MARKET_ASSETS, environment, session
+from quant_assets.core.errors import ConfigError, QuantError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Bars to audited backtests: runs of the asset graph."
+)
+symbols_app = typer.Typer(no_args_is_help=True, help="The universe's symbols.")
+pipeline_app = typer.Typer(no_args_is_help=True, help="Both stages, one after the other.")
+check_app = typer.Typer(no_args_is_help=True, help="Detectors to run on features, labels and strategies.")
+db_app = typer.Typer(no_args_is_help=True, help="The warehouse file.")
+app.add_typer(symbols_app, name="symbols")
+app.add_typer(pipeline_app, name="pipeline")
+app.add_typer(check_app, name="check")
+app.add_typer(db_app, name="db")
+
+
+From = Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="first date")]
+To = Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="last date")]
+AsOf = Annotated[datetime | None, typer.Option("--asof", formats=["%Y-%m-%d"], help="date; default: the newest")]
+Symbols = Annotated[str | None, typer.Option("--symbols", help="comma-separated; default: all of the universe")]
+Force = Annotated[bool, typer.Option("--force", help="also what is there already")]
+StrategyOption = Annotated[str, typer.Option("--strategy", "-s", help="strategy id")]
+StrategiesOption = Annotated[list[str] | None, typer.Option("--strategy", "-s", help="strategy id; default: all")]
+
+
+def _date(moment: datetime | None) -> date | None:
+    return moment.date() if moment else None
+
+
+@app.command("env")
+def env() -> None:
+    """Print the exports that plain `dagster` commands need: eval "$(quant env)"."""
+    from shlex import quote
+
+    for name, value in environment(session.settings).items():
+        console.say(f"export {name}={quote(value)}")
+
+
+@app.command("init-db")
+def init_db() -> None:
+    """Create the warehouse and its tables."""
+    created = session.warehouse.prepare()
+    console.say(f"warehouse {session.settings.warehouse_path}: {len(created)} table(s) created")
+
+
+@symbols_app.command("list")
+def symbols_list() -> None:
+    """The universe's symbols with their stored span."""
+    stored = session.warehouse.query(
+        "SELECT symbol, min(ts), max(ts), count(*) FROM ohlcv GROUP BY symbol ORDER BY symbol"
+    )
+    spans = {row[0]: row[1:] for row in stored.iter_rows()}
+    universe = session.grid.universe
+    rows = []
+    for listing in sorted(universe.symbols, key=lambda one: one.symbol):
+        first, last, bars = spans.get(listing.symbol, (None, None, 0))
+        rows.append((listing.symbol, listing.name or "", *universe.bounds[listing.symbol], first, last, bars))
+    console.table(
+        f"{universe.name} {universe.version} ({universe.provider})",
+        ["symbol", "name", "listed from", "to", "first bar", "last bar", "bars"],
+        rows,
+    )
+
+
+@symbols_app.command("search")
+def symbols_search(words: str) -> None:
+    """Ask the universe's provider for symbols."""
+    from quant_assets.market_data.provider import make_provider
+
+    grid, config = session.grid, session.settings
+    provider = make_provider(config.provider or grid.universe.provider, config, grid.calendar.sessions)
+    matches = provider.search(words)
+    console.table(
+        f"{provider.name}: {len(matches)} match(es)",
+        ["symbol", "name", "kind", "region", "currency", "score"],
+        [(one.symbol, one.name, one.kind, one.region, one.currency, one.score) for one in matches],
+    )
+
+
+@symbols_app.command("add")
+def symbols_add(
+    symbol: str, first: From = None, name: Annotated[str | None, typer.Option(help="company name")] = None
+) -> None:
+    """Add a symbol to the market's universe file."""
+    from quant_assets.strategy.universe import add_symbol
+
+    config = session.settings
+    path = config.strategies_dir / "universes" / f"{config.market}.yaml"
+    universe = add_symbol(path, symbol.upper(), _date(first), name)
+    console.say(f"{path}: {symbol.upper()} added, now version {universe.version} with {len(universe.names)} symbols")
+
+
+@app.command("ingest")
+def ingest(symbols: Symbols = None, first: From = None, last: To = None, force: Force = False) -> None:
+    """Fetch and store the bars that are missing."""
+    _market(("ohlcv",), symbols, first, last, force)
+
+
+@app.command("features")
+def features(symbols: Symbols = None, first: From = None, last: To = None, force: Force = False) -> None:
+    """Compute the features that are missing."""
+    _market(("features_daily",), symbols, first, last, force)
+
+
+@app.command("labels")
+def labels(symbols: Symbols = None, first: From = None, last: To = None, force: Force = False) -> None:
+    """Compute the labels that are missing."""
+    _market(("labels",), symbols, first, last, force)
+
+
+@app.command("train")
+def train(strategy: StrategyOption, first: From = None, last: To = None) -> None:
+    """Train or reuse a strategy's models for a period, and store their predictions."""
+    spec = session.strategy(strategy)
+    if spec.model is None:
+        raise ConfigError(f"strategy {strategy} ranks by a feature and has no model; choose one with model_score")
+    low, high = session.period(_date(first) or spec.backtest.first, _date(last) or spec.backtest.last)
+    run = session.launcher.run(["predictions"], low, high, [strategy])
+    rows = session.warehouse.query(
+        "SELECT scope, count(*), min(train_from), max(train_to), count(*) FILTER (run_id = ?) FROM models "
+        "WHERE experiment_id = ? GROUP BY scope ORDER BY scope",
+        [run.run_id, spec.model.experiment_id],
+    )
+    console.table(
+        f"models of {spec.model.experiment_id}", ["scope", "models", "from", "to", "trained now"], rows.rows()
+    )
+    _finish([run], ["models", "predictions"])
+
+
+@app.command("score")
+def score(strategy: StrategyOption, asof: AsOf = None) -> None:
+    """Predict one session and print the scores."""
+    spec = session.strategy(strategy)
+    if spec.model is None:
+        raise ConfigError(f"strategy {strategy} ranks by a feature and has no model; choose one with model_score")
+    _, day = session.period(None, _date(asof))
+    run = session.launcher.run(["predictions"], day, day, [strategy])
+    rows = session.warehouse.query(
+        "SELECT p.symbol, p.score, p.calibrated_score, p.model_id, m.train_to FROM predictions p "
+        "JOIN models m USING (model_id) WHERE m.experiment_id = ? AND p.ts = ? ORDER BY p.score DESC, p.symbol",
+        [spec.model.experiment_id, day],
+    )
+    console.table(f"{strategy} on {day}", ["symbol", "score", "calibrated", "model", "trained to"], rows.rows())
+    _finish([run], ["predictions"])
+
+
+@app.command("recommend")
+def recommend(strategy: StrategyOption, asof: AsOf = None) -> None:
+    """Decide a strategy's targets for one session and print the latest ones."""
+    spec = session.strategy(strategy)
+    _, day = session.period(None, _date(asof))
+    assets = ["predictions", "targets"] if spec.model else ["targets"]
+    run = session.launcher.run(assets, day, day, [strategy])
+    rows = session.warehouse.query(
+        'SELECT "asof", symbol, approved, weight, score, risk_flags, reason FROM targets '
+        'WHERE strategy_id = $1 AND version = $2 AND "asof" = (SELECT max("asof") FROM targets '
+        'WHERE strategy_id = $1 AND version = $2 AND "asof" <= $3) ORDER BY weight DESC, score DESC, symbol',
+        [strategy, spec.version, day],
+    )
+    if rows.is_empty():
+        console.say(f"{strategy}: no rebalance on or before {day}")
+    else:
+        invested = float(rows["weight"].abs().sum())
+        console.table(
+            f"{strategy} {spec.version}: targets as of {rows['asof'][0]} "
+            f"(invested {invested:.1%}, cash {1 - invested:.1%})",
+            ["symbol", "approved", "weight", "score", "rules", "reason"],
+            [
+                (s, "yes" if ok else "no", w, x, ", ".join(flags), why)
+                for _, s, ok, w, x, flags, why in rows.iter_rows()
+            ],
+        )
+    _finish([run], ["targets"])
+
+
+@app.command("backtest")
+def backtest(
+    strategy: StrategiesOption = None,
+    first: From = None,
+    last: To = None,
+    fee_bps: Annotated[float | None, typer.Option(help="override, basis points")] = None,
+    slippage_bps: Annotated[float | None, typer.Option(help="override, basis points")] = None,
+    initial_cash: Annotated[float | None, typer.Option(help="override")] = None,
+) -> None:
+    """Simulate the stored targets over a period."""
+    runs = []
+    for strategy_id in strategy or list(session.strategies):
+        spec = session.strategy(strategy_id)
+        low, high = session.period(_date(first) or spec.backtest.first, _date(last) or spec.backtest.last)
+        runs.append(
+            session.launcher.run(
+                ["backtest_summary"],
+                low,
+                high,
+                [strategy_id],
+                config=_backtest_config(low, high, fee_bps, slippage_bps, initial_cash),
+            )
+        )
+    _summaries([run.run_id for run in runs])
+    _finish(runs, ["backtest_summary", "backtest_trades"])
+
+
+@pipeline_app.command("run")
+def pipeline_run(strategy: StrategiesOption = None, first: From = None, last: To = None, force: Force = False) -> None:
+    """Bars, features and labels where missing, then predictions, targets and backtest of each strategy."""
+    chosen = {name: session.strategy(name) for name in strategy or list(session.strategies)}
+    periods = {
+        name: session.period(_date(first) or spec.backtest.first, _date(last) or spec.backtest.last)
+        for name, spec in chosen.items()
+    }
+    if not chosen:
+        raise ConfigError(f"no strategy in {session.settings.strategies_dir}; add a YAML file")
+    until = max(high for _, high in periods.values())
+    runs = _market_stage(session.grid.universe.start, until, list(session.grid.universe.names), force)
+    for name, (low, high) in periods.items():
+        runs.append(
+            session.launcher.run(
+                DECISION_ASSETS, low, high, [name], config=_backtest_config(low, high, None, None, None)
+            )
+        )
+    _summaries([run.run_id for run in runs])
+    _finish(runs, ["ohlcv", "labels", "predictions", "targets", "backtest_summary", "quarantine"])
+    console.say("look around: `make dev`, then http://127.0.0.1:3000 (Dagster: assets, runs, checks, equity curves)")
+
+
+@app.command("runs")
+def runs(limit: Annotated[int, typer.Option(help="how many")] = 20) -> None:
+    """The newest runs in run storage."""
+    instance = session.launcher.instance
+    from quant_assets.defs.lineage import recent_runs
+
+    console.table(
+        "runs, newest first",
+        ["run", "status", "started (UTC)", "seconds", "pipeline", "what"],
+        [
+            (
+                one.run_id,
+                one.status,
+                f"{one.started:%Y-%m-%d %H:%M:%S}" if one.started else "-",
+                round(one.seconds, 1) if one.seconds is not None else None,
+                one.pipeline,
+                one.what,
+            )
+            for one in recent_runs(instance, limit)
+        ],
+    )
+
+
+@app.command("trace")
+def trace(
+    strategy: StrategyOption, symbol: Annotated[str, typer.Option("--symbol", help="symbol")], asof: AsOf = None
+) -> None:
+    """From a target back to prediction, model, features and bars, with the runs that made them."""
+    spec = session.strategy(strategy)
+    instance = session.launcher.instance
+    from quant_assets.defs.lineage import trace as follow
+
+    console.tree(follow(session.warehouse, instance, spec, symbol.upper(), _date(asof)))
+
+
+@db_app.command("compact")
+def db_compact() -> None:
+    """Rewrite the warehouse file without the space that replaced rows left behind."""
+    before, after = session.warehouse.compact()
+    console.say(f"{session.settings.warehouse_path}: {before / 1e6:.1f} MB -> {after / 1e6:.1f} MB")
+
+
+def _market(
+    assets: tuple[str, ...], symbols: str | None, first: datetime | None, last: datetime | None, force: bool
+) -> None:
+    names = session.symbols(symbols)
+    low, high = session.period(_date(first), _date(last))
+    spans = _wanted(assets, names, low, high, force)
+    if not spans:
+        console.say(f"nothing missing: {', '.join(assets)} {low}..{high} for {len(names)} symbol(s); --force redoes it")
+        return
+    _finish(session.run_groups(assets, spans, list(session.grid.universe.names)), _tables_of(assets))
+
+
+def _market_stage(first: date, last: date, names: list[str], force: bool) -> list[Any]:
+    """The whole stage where something is missing; then what a symbol's failure or a restatement left undone."""
+    low, high = session.period(first, last)
+    spans = _wanted(MARKET_ASSETS, names, low, high, force)
+    if not spans:
+        console.say(f"market stage {low}..{high}: nothing missing")
+        return []
+    order = list(session.grid.universe.names)
+    done = session.run_groups(MARKET_ASSETS, spans, order)
+    restated = {key: span for run in done for key, span in run.restated.items()}
+    good = set(names) - set(session.launcher.missing(("ohlcv",), names, low, high))
+    left = session.launcher.missing(("features_daily", "labels"), sorted(good), low, high)
+    for key, (since, _) in restated.items():
+        left[key] = (max(low, min(since, left.get(key, (since, high))[0])), high)
+    if left:
+        console.note("carrying on with what ingest stored or restated")
+        done += session.run_groups(("features_daily", "labels"), left, order)
+    return done
+
+
+def _wanted(
+    assets: tuple[str, ...], names: list[str], low: date, high: date, force: bool
+) -> dict[str, tuple[date, date]]:
+    if force:
+        return dict.fromkeys(names, (low, high))
+    return session.launcher.missing(assets, names, low, high)
+
+
+def _backtest_config(
+    low: date, high: date, fee_bps: float | None, slippage_bps: float | None, initial_cash: float | None
+) -> dict[str, Any]:
+    given = {
+        "from_date": low.isoformat(),
+        "to_date": high.isoformat(),
+        "fee_bps": fee_bps,
+        "slippage_bps": slippage_bps,
+        "initial_cash": initial_cash,
+    }
+    return {"ops": {"backtest_summary": {"config": {k: v for k, v in given.items() if v is not None}}}}
+
+
+def _tables_of(assets: tuple[str, ...]) -> list[str]:
+    return ["ohlcv", "corporate_actions", "quarantine"] if "ohlcv" in assets else [*assets, "quarantine"]
+
+
+def _summaries(run_ids: list[str]) -> None:
+    rows = session.warehouse.query(
+        "SELECT * FROM backtest_summary WHERE run_id IN (SELECT unnest(?)) ORDER BY strategy_id", [run_ids]
+    )
+    found = rows.to_dicts()
+    if not found:
+        return
+    measures: dict[str, Callable[[Any], str]] = {
+        "from_ts": str,
+        "to_ts": str,
+        **dict.fromkeys(("cagr", "vol", "max_dd", "win_rate"), "{:.1%}".format),
+        **dict.fromkeys(("sharpe", "sortino", "calmar", "turnover", "profit_factor"), "{:.2f}".format),
+        "num_trades": "{:,}".format,
+        "fee_bps": "{:g}".format,
+        "slippage_bps": "{:g}".format,
+        "initial_cash": "{:,.0f}".format,
+        "final_equity": "{:,.0f}".format,
+    }
+    console.table(
+        "backtests",
+        ["", *(f"{row['strategy_id']} {row['version']}" for row in found)],
+        [[name, *("-" if row[name] is None else told(row[name]) for row in found)] for name, told in measures.items()],
+    )
+    for row in found:
+        report = session.settings.reports_dir / row["strategy_id"] / f"{row['run_id']}.html"
+        console.say(f"report of {row['strategy_id']}: {report}")
+
+
+def _finish(runs: list[Any], tables: list[str]) -> None:
+    """Print what changed; raise the first failure."""
+    counts = {}
+    for name in tables:
+        counts[name] = int(session.warehouse.query(f"SELECT count(*) AS n FROM {name}")["n"][0])
+    console.changed(runs, counts)
+    failed = [one for one in runs if not one.succeeded]
+    if failed:
+        from quant_assets.defs.launch import RunFailedError
+
+        words = " | ".join(text for one in failed for text in one.failures) or "see the run's log"
+        raise RunFailedError(f"{len(failed)} of {len(runs)} run(s) failed: {words}")
+
+
+def main() -> None:
+    """Entry point of `quant`: one clear line and exit code 1 for every error of ours."""
+    try:
+        app(standalone_mode=True)
+    except QuantError as error:
+        console.fail(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.fail("interrupted; what was stored stays, rerun to go on")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
