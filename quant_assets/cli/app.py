@@ -75,10 +75,10 @@ def symbols_list() -> None:
 @symbols_app.command("search")
 def symbols_search(words: str) -> None:
     """Ask the universe's provider for symbols."""
-    from quant_assets.market_data.provider import make_provider
-
     grid, config = session.grid, session.settings
-    provider = make_provider(config.provider or grid.universe.provider, config, grid.calendar.sessions)
+    from quant_assets.defs.market import universe_provider
+
+    provider = universe_provider(grid, config)
     matches = provider.search(words)
     console.table(
         f"{provider.name}: {len(matches)} match(es)",

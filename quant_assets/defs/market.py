@@ -24,7 +24,7 @@ from quant_assets.features import FEATURE_SETS
 from quant_assets.labels import LABEL_SETS, settled_between
 from quant_assets.market_data.history import adjusted_bars
 from quant_assets.market_data.ingest import OVERLAP, Ingested, Stored, ingest_symbol
-from quant_assets.market_data.provider import make_provider
+from quant_assets.market_data.provider import Provider, make_provider
 from quant_assets.warehouse import Warehouse
 
 GROUP = "market"
@@ -42,6 +42,18 @@ def code_version(*packages: str) -> str:
     return digest.hexdigest()[:12]
 
 
+def universe_provider(grid: Grid, settings: Settings) -> Provider:
+    """The market universe's provider, or the one that `QUANT_PROVIDER` puts in its place.
+
+    Raises:
+        ConfigError: an unknown provider or option, or a setting that it needs is missing.
+    """
+    universe = grid.universe
+    if settings.provider and settings.provider != universe.provider:
+        return make_provider(settings.provider, settings, grid.calendar.sessions)
+    return make_provider(universe.provider, settings, grid.calendar.sessions, universe.provider_options)
+
+
 def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
     """ohlcv, features_daily and labels on `grid`."""
     universe = grid.universe
@@ -57,8 +69,7 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
     )
     def ohlcv(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> dg.MaterializeResult:
         with piece_of(context, grid) as piece:
-            provider_name = settings.provider or universe.provider
-            provider = make_provider(provider_name, settings, grid.calendar.sessions)
+            provider = universe_provider(grid, settings)
             stored = _stored(warehouse, piece)
             done: dict[str, Ingested] = {}
             failed: dict[str, QuantError] = {}
@@ -83,7 +94,7 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
             failed |= {symbol: QualityError(text) for symbol, text in rejected.items()}
             good = [symbol for symbol in done if symbol not in rejected]
             stored_now = {symbol: done[symbol] for symbol in good}
-            metadata = _ingest_metadata(stored_now, provider_name)
+            metadata = _ingest_metadata(stored_now, provider.name)
             if touched := _restated_cells(grid, piece, stored_now):
                 materialize_partitions(context, touched)
             if failed:

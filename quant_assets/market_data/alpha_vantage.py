@@ -16,7 +16,7 @@ import polars as pl
 
 from quant_assets.core.errors import ConfigError, PermanentProviderError
 from quant_assets.core.settings import Settings
-from quant_assets.market_data.provider import Fetched, FetchRequest, SymbolMatch, actions_frame, bars_frame
+from quant_assets.market_data.provider import Fetched, FetchRequest, Options, SymbolMatch, actions_frame, bars_frame
 
 if TYPE_CHECKING:
     from quant_assets.market_data.alpha_vantage_client import Client
@@ -42,6 +42,7 @@ class AlphaVantageProvider:
 
     name: ClassVar[str] = "alpha_vantage"
     gives_actions: ClassVar[bool] = True
+    options: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class AlphaVantageProvider:
         self._looked_for_upgrade = False
 
     @classmethod
-    def create(cls, settings: Settings, sessions: Sequence[date]) -> "AlphaVantageProvider":
+    def create(cls, settings: Settings, sessions: Sequence[date], options: Options) -> "AlphaVantageProvider":
         return cls(settings, sessions)
 
     def fetch(self, request: FetchRequest, *, whole: bool = False) -> Fetched:

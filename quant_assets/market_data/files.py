@@ -10,9 +10,17 @@ from typing import ClassVar
 import polars as pl
 
 from quant_assets.core.errors import ConfigError, PermanentProviderError
-from quant_assets.core.settings import Settings
+from quant_assets.core.settings import PROJECT_ROOT, Settings
 from quant_assets.market_data.adjustment import infer_splits
-from quant_assets.market_data.provider import Fetched, FetchRequest, SymbolMatch, actions_frame, bars_frame, matching
+from quant_assets.market_data.provider import (
+    Fetched,
+    FetchRequest,
+    Options,
+    SymbolMatch,
+    actions_frame,
+    bars_frame,
+    matching,
+)
 
 _READ = (".csv", ".parquet")
 _ALIASES = {
@@ -39,6 +47,7 @@ class FilesProvider:
 
     name: ClassVar[str] = "files"
     gives_actions: ClassVar[bool] = False
+    options: ClassVar[frozenset[str]] = frozenset({"folder"})
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -46,10 +55,14 @@ class FilesProvider:
         self._folder = folder
 
     @classmethod
-    def create(cls, settings: Settings, sessions: Sequence[date]) -> "FilesProvider":
-        if settings.files_dir is None:
-            raise ConfigError("files: no folder is set; set QUANT_FILES_DIR to one with a CSV or Parquet per symbol")
-        return cls(settings.files_dir)
+    def create(cls, settings: Settings, sessions: Sequence[date], options: Options) -> "FilesProvider":
+        folder = options.get("folder", settings.files_dir)
+        if folder is None:
+            raise ConfigError(
+                "files: no folder is set; set QUANT_FILES_DIR, or provider_options.folder in the universe file, "
+                "to one with a CSV or Parquet per symbol"
+            )
+        return cls(PROJECT_ROOT / str(folder))
 
     def fetch(self, request: FetchRequest, *, whole: bool = False) -> Fetched:
         """All bars of the symbol's file, whatever the dates asked for.

@@ -1,6 +1,6 @@
 """What every data provider offers, and the table of those that exist. How one works is its own module's affair."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -11,6 +11,8 @@ import polars as pl
 
 from quant_assets.core.errors import ConfigError
 from quant_assets.core.settings import Settings
+
+Options = Mapping[str, str | int | float | bool]
 
 BARS_SCHEMA: dict[str, pl.DataType] = {
     "ts": pl.Date(),
@@ -79,14 +81,19 @@ class SymbolMatch:
 
 
 class Provider(Protocol):
-    """A source of daily bars. `gives_actions`: splits and dividends too, not just an adjusted close."""
+    """A source of daily bars.
+
+    `gives_actions`: splits and dividends too, not just an adjusted close. `options`: names that a universe file may
+    set under `provider_options`.
+    """
 
     name: ClassVar[str]
     gives_actions: ClassVar[bool]
+    options: ClassVar[frozenset[str]]
 
     @classmethod
-    def create(cls, settings: Settings, sessions: Sequence[date]) -> "Provider":
-        """The provider as `settings` configure it; `sessions` are the calendar's, oldest first.
+    def create(cls, settings: Settings, sessions: Sequence[date], options: Options) -> "Provider":
+        """The provider as `settings` and `options` configure it; `sessions` are the calendar's, oldest first.
 
         Raises:
             ConfigError: a setting that it needs is missing or cannot be used.
@@ -107,13 +114,19 @@ class Provider(Protocol):
         ...
 
 
-def make_provider(name: str, settings: Settings, calendar_sessions: Sequence[date]) -> Provider:
-    """The provider called `name`.
+def make_provider(
+    name: str, settings: Settings, calendar_sessions: Sequence[date], options: Options | None = None
+) -> Provider:
+    """The provider called `name`, with a universe file's `provider_options`.
 
     Raises:
-        ConfigError: no such provider, or a setting that it needs is missing.
+        ConfigError: no such provider or option, or a setting that it needs is missing.
     """
-    return _provider_class(name).create(settings, calendar_sessions)
+    provider, chosen = _provider_class(name), options or {}
+    for unknown in sorted(set(chosen) - provider.options):
+        known = ", ".join(sorted(provider.options)) or "none"
+        raise ConfigError(f"provider_options: {name} has no option {unknown!r}; it has: {known}")
+    return provider.create(settings, calendar_sessions, chosen)
 
 
 @cache

@@ -14,7 +14,15 @@ import polars as pl
 from quant_assets.core.errors import PermanentProviderError
 from quant_assets.core.settings import Settings
 from quant_assets.market_data.adjustment import infer_splits
-from quant_assets.market_data.provider import Fetched, FetchRequest, SymbolMatch, actions_frame, bars_frame, matching
+from quant_assets.market_data.provider import (
+    Fetched,
+    FetchRequest,
+    Options,
+    SymbolMatch,
+    actions_frame,
+    bars_frame,
+    matching,
+)
 
 
 class SampleProvider:
@@ -22,9 +30,10 @@ class SampleProvider:
 
     name: ClassVar[str] = "sample"
     gives_actions: ClassVar[bool] = False
+    options: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
-    def create(cls, settings: Settings, sessions: Sequence[date]) -> "SampleProvider":
+    def create(cls, settings: Settings, sessions: Sequence[date], options: Options) -> "SampleProvider":
         return cls()
 
     def fetch(self, request: FetchRequest, *, whole: bool = False) -> Fetched:

@@ -8,9 +8,17 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from quant_assets.core.errors import PermanentProviderError
+from quant_assets.core.errors import ConfigError, PermanentProviderError
 from quant_assets.core.settings import Settings
-from quant_assets.market_data.provider import Fetched, FetchRequest, SymbolMatch, actions_frame, bars_frame, matching
+from quant_assets.market_data.provider import (
+    Fetched,
+    FetchRequest,
+    Options,
+    SymbolMatch,
+    actions_frame,
+    bars_frame,
+    matching,
+)
 
 SEED = 20_000_301
 _SYMBOL = re.compile(r"SYN(\d{4,9})")
@@ -71,14 +79,18 @@ class SyntheticProvider:
 
     name: ClassVar[str] = "synthetic"
     gives_actions: ClassVar[bool] = False
+    options: ClassVar[frozenset[str]] = frozenset({"seed"})
 
     def __init__(self, sessions: Sequence[date], seed: int = SEED) -> None:
         self._sessions = tuple(sessions)
         self._seed = seed
 
     @classmethod
-    def create(cls, settings: Settings, sessions: Sequence[date]) -> "SyntheticProvider":
-        return cls(sessions)
+    def create(cls, settings: Settings, sessions: Sequence[date], options: Options) -> "SyntheticProvider":
+        seed = options.get("seed", SEED)
+        if not isinstance(seed, int) or seed < 0:
+            raise ConfigError(f"provider_options: seed is {seed!r}; give a whole number, 0 or above")
+        return cls(sessions, seed)
 
     def fetch(self, request: FetchRequest, *, whole: bool = False) -> Fetched:
         """Bars on all the provider's sessions, whatever the dates asked for.

@@ -67,12 +67,16 @@ def rebalance_dates(frequency: str, sessions: Sequence[date], calendar: Sequence
 def signal_scores(spec: StrategySpec, source: pl.DataFrame) -> pl.DataFrame:
     """The strategy's scores (symbol, ts, score), sorted by (symbol, ts).
 
+    Models of one symbol each are compared by their calibrated scores. A pooled model's raw scores rank its symbols the
+    same way, and still do where its calibration is constant because it ranked its hold-out backwards.
+
     Args:
         source: the signal's feature set, wide (factor_rank), or the predictions of its experiment (model_score).
     """
     if isinstance(spec.signal, FactorRank):
         return factor_rank(source, spec.signal.inputs)
-    return model_score(source)
+    pooled = spec.signal.model.scope == "universe"
+    return model_score(source.drop("calibrated_score", strict=False) if pooled else source)
 
 
 def decide(
