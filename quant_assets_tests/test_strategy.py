@@ -527,4 +527,6 @@ def test_the_signal_kind_says_what_the_scores_are_read_from(tmp_path: Path):
     features = pl.DataFrame({"symbol": ["A"], "ts": [DAYS[0]], "ret_60d": [0.1]})
     predictions = pl.DataFrame({"symbol": ["A"], "ts": [DAYS[0]], "score": [0.2], "calibrated_score": [0.3]})
     assert signal_scores(strategy(tmp_path), features)["score"].to_list() == [0.1]
-    assert signal_scores(strategy(tmp_path, MODEL), predictions)["score"].to_list() == [0.3]
+    assert signal_scores(strategy(tmp_path, MODEL), predictions)["score"].to_list() == [0.2]
+    own_models = MODEL.replace("label: direction_60d", "label: direction_60d\n    scope: symbol")
+    assert signal_scores(strategy(tmp_path, own_models), predictions)["score"].to_list() == [0.3]
