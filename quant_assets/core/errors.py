@@ -9,7 +9,7 @@ QuantError                      one clear line: the value, the limit, the remedy
 │       ├── TransientProviderError   a retry can mend it (429, 5xx, timeout, truncated body, rate limit)
 │       └── PermanentProviderError   a retry cannot (unknown symbol, bad key, premium endpoint)
 ├── WarehouseError              the tables at rest
-│   └── WarehouseLockedError    somebody else holds the file; transient
+│   └── WarehouseLockedError    somebody else held the file for as long as we were willing to wait
 └── ModelError                  a model that is missing, tampered with or cannot be trained
 """
 
@@ -57,9 +57,7 @@ class WarehouseError(QuantError):
 
 
 class WarehouseLockedError(WarehouseError):
-    """Another process holds the warehouse longer than we are willing to wait."""
-
-    transient = True
+    """Another process held the warehouse for as long as we were willing to wait, so that no further retry is made."""
 
 
 class ModelError(QuantError):

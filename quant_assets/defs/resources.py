@@ -1,7 +1,7 @@
 """Resources configure; the plain objects they return do the work."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -13,6 +13,15 @@ from quant_assets.models.store import ModelStore
 from quant_assets.warehouse import Warehouse
 
 
+class DuckDBFile(DuckDBResource):
+    """A `DuckDBResource` that opens once, for the warehouse has its own bounded wait, and closes whatever happens."""
+
+    @contextmanager
+    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with closing(duckdb.connect(self.database, config=self.connection_config)) as connection:
+            yield connection
+
+
 class WarehouseResource(dg.ConfigurableResource[Warehouse]):
     """The warehouse, opened through `DuckDBResource`: `writer` and `reader` name the same file."""
 
@@ -21,11 +30,8 @@ class WarehouseResource(dg.ConfigurableResource[Warehouse]):
     lock_timeout_seconds: float = 600.0
 
     def create_resource(self, context: dg.InitResourceContext) -> Warehouse:
-        @contextmanager
-        def connect(read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-            resource = self.reader if read_only else self.writer
-            with resource.get_connection() as connection, closing(connection):
-                yield connection
+        def connect(read_only: bool) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+            return (self.reader if read_only else self.writer).get_connection()
 
         return Warehouse(Path(self.writer.database), connect=connect, lock_timeout=self.lock_timeout_seconds)
 
@@ -42,8 +48,8 @@ class ModelStoreResource(dg.ConfigurableResource[ModelStore]):
 def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
     """Everything the assets are given."""
     database = str(settings.warehouse_path)
-    writer = DuckDBResource(database=database)
-    reader = DuckDBResource(database=database, connection_config={"access_mode": "READ_ONLY"})
+    writer = DuckDBFile(database=database)
+    reader = DuckDBFile(database=database, connection_config={"access_mode": "READ_ONLY"})
     return {
         "warehouse": WarehouseResource(
             writer=writer, reader=reader, lock_timeout_seconds=settings.lock_timeout_seconds

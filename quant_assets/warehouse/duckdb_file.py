@@ -4,8 +4,11 @@ DuckDB gives its file to one process at a time. So connections are short, and th
 lock beside the file, which dies with its holder. A write is one transaction: all of a slice or nothing of it.
 """
 
+import logging
+import random
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,9 @@ from filelock import FileLock, Timeout
 
 from quant_assets.contracts import TABLES, VIEWS, Table, features_daily
 from quant_assets.core.errors import WarehouseError, WarehouseLockedError
+
+_SILENT_SECONDS = 3.0
+_log = logging.getLogger(__name__)
 
 Connect = Callable[[bool], AbstractContextManager[duckdb.DuckDBPyConnection]]
 """Opens the file; the argument says whether read-only."""
@@ -227,10 +233,32 @@ class Warehouse:
     def _connection(self, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
         _refuse_foreign(self.path)
         try:
-            with self._open(read_only) as connection:
+            with ExitStack() as stack:
+                connection = self._opened(stack, read_only)
                 yield connection
         except duckdb.Error as error:
             raise _translated(error, self.path) from error
+
+    def _opened(self, stack: ExitStack, read_only: bool) -> duckdb.DuckDBPyConnection:
+        """Open the file, waiting for a program that has it open without taking turns."""
+        began, pause, told = time.monotonic(), 0.01, False
+        while True:
+            try:
+                return stack.enter_context(self._open(read_only))
+            except duckdb.IOException as error:
+                waited = time.monotonic() - began
+                if not _is_held(error):
+                    raise
+                if waited > self._lock_timeout:
+                    raise WarehouseLockedError(
+                        f"warehouse {self.path} is open in another program for over {self._lock_timeout:g} s "
+                        f"({_first_line(error)}); close it there and rerun, or raise QUANT_LOCK_TIMEOUT_SECONDS"
+                    ) from error
+                if waited > _SILENT_SECONDS and not told:
+                    told = True
+                    _log.warning("waiting for %s, open in another program (%s)", self.path, _first_line(error))
+                time.sleep(pause * random.uniform(0.5, 1.5))
+                pause = min(pause * 2, 1.0)
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -254,10 +282,16 @@ def _roll_back(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute("ROLLBACK")
 
 
+def _is_held(error: duckdb.Error) -> bool:
+    return "Could not set lock" in str(error) or "Conflicting lock" in str(error)
+
+
+def _first_line(error: duckdb.Error) -> str:
+    return str(error).strip().splitlines()[0]
+
+
 def _translated(error: duckdb.Error, path: Path) -> WarehouseError:
-    text = str(error).strip().splitlines()[0]
-    if "Could not set lock" in text or "Conflicting lock" in text:
-        return WarehouseLockedError(f"warehouse {path} is open in another program ({text}); close it there and rerun")
+    text = _first_line(error)
     if isinstance(error, duckdb.SerializationException | duckdb.InternalException | duckdb.FatalException):
         return WarehouseError(_damaged(path, text))
     if isinstance(error, duckdb.IOException | duckdb.PermissionException):
