@@ -56,20 +56,7 @@ def init_db() -> None:
 @symbols_app.command("list")
 def symbols_list() -> None:
     """The universe's symbols with their stored span."""
-    stored = session.warehouse.query(
-        "SELECT symbol, min(ts), max(ts), count(*) FROM ohlcv GROUP BY symbol ORDER BY symbol"
-    )
-    spans = {row[0]: row[1:] for row in stored.iter_rows()}
-    universe = session.grid.universe
-    rows = []
-    for listing in sorted(universe.symbols, key=lambda one: one.symbol):
-        first, last, bars = spans.get(listing.symbol, (None, None, 0))
-        rows.append((listing.symbol, listing.name or "", *universe.bounds[listing.symbol], first, last, bars))
-    console.table(
-        f"{universe.name} {universe.version} ({universe.provider})",
-        ["symbol", "name", "listed from", "to", "first bar", "last bar", "bars"],
-        rows,
-    )
+    _symbols_table()
 
 
 @symbols_app.command("search")
@@ -228,6 +215,7 @@ def pipeline_run(strategy: StrategiesOption = None, first: From = None, last: To
                 DECISION_ASSETS, low, high, [name], config=_backtest_config(low, high, None, None, None)
             )
         )
+    _symbols_table()
     _summaries([run.run_id for run in runs])
     _finish(runs, ["ohlcv", "labels", "predictions", "targets", "backtest_summary", "quarantine"])
     console.say("look around: `make dev`, then http://127.0.0.1:3000 (Dagster: assets, runs, checks, equity curves)")
@@ -268,11 +256,76 @@ def trace(
     console.tree(follow(session.warehouse, instance, spec, symbol.upper(), _date(asof)))
 
 
+@check_app.command("leakage")
+def check_leakage(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="feature, label, version of a set, strategy id; default: all"),
+    ] = None,
+    synthetic: Annotated[bool, typer.Option("--synthetic", help="made bars in place of the stored ones")] = False,
+) -> None:
+    """Look for values that use the future, or more history than they state."""
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from quant_assets.market_data.history import adjusted_bars
+    from quant_assets.models.store import ModelStore
+    from quant_assets.strategy import probe
+
+    grid, folder = session.grid, session.settings.strategies_dir / "universes"
+    bounds = {name: spec.bounds(grid.universe, folder) for name, spec in session.strategies.items()}
+    with TemporaryDirectory(prefix="quant-") as place:
+        trainings = probe.Trainings(ModelStore(Path(place)))
+        probes = probe.choose(
+            probe.all_probes(session.strategies, bounds, grid.calendar, trainings), list(dict.fromkeys(names or ()))
+        )
+        first, last = session.period(None, None)
+        if synthetic:
+            bars = probe.made_bars(grid.universe.bounds, grid.calendar, last)
+        else:
+            bars = adjusted_bars(session.warehouse, grid.universe.names, first, last, calendar=grid.calendar)
+        if bars.is_empty():
+            raise ConfigError("no bars are stored; run `quant ingest` first, or pass --synthetic")
+        verdicts = []
+        for number, one in enumerate(probes, start=1):
+            console.note(f"  {number}/{len(probes)} {one.name} ...")
+            verdicts += probe.run(one, bars)
+    console.table(
+        f"{bars.height:,} {'made' if synthetic else 'stored'} bars of {bars['symbol'].n_unique()} symbol(s), "
+        f"{bars['ts'].min()}..{bars['ts'].max()}",
+        ["what", "detector", "result", "first finding"],
+        [(one.name, one.detector, one.result, one.detail) for one in verdicts],
+    )
+    leaks = [one for one in verdicts if one.findings]
+    if leaks:
+        what = ", ".join(dict.fromkeys(one.name for one in leaks))
+        raise QuantError(f"{what}: {leaks[0].findings[0].message}; correct the function or its stated lookback")
+    untested = sum(1 for one in verdicts if one.untested)
+    console.say(f"{len(verdicts) - untested} test(s) passed" + (f", {untested} do not apply" if untested else ""))
+
+
 @db_app.command("compact")
 def db_compact() -> None:
     """Rewrite the warehouse file without the space that replaced rows left behind."""
     before, after = session.warehouse.compact()
     console.say(f"{session.settings.warehouse_path}: {before / 1e6:.1f} MB -> {after / 1e6:.1f} MB")
+
+
+def _symbols_table() -> None:
+    stored = session.warehouse.query(
+        "SELECT symbol, min(ts), max(ts), count(*) FROM ohlcv GROUP BY symbol ORDER BY symbol"
+    )
+    spans = {row[0]: row[1:] for row in stored.iter_rows()}
+    universe = session.grid.universe
+    rows = []
+    for listing in sorted(universe.symbols, key=lambda one: one.symbol):
+        first, last, bars = spans.get(listing.symbol, (None, None, 0))
+        rows.append((listing.symbol, listing.name or "", *universe.bounds[listing.symbol], first, last, bars))
+    console.table(
+        f"{universe.name} {universe.version} ({universe.provider})",
+        ["symbol", "name", "listed from", "to", "first bar", "last bar", "bars"],
+        rows,
+    )
 
 
 def _market(

@@ -10,6 +10,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from quant_assets.defs.launch import Launched, Step
 
+_NARROW = 12
+"""Columns of at most so many characters are never wrapped."""
+
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -59,7 +62,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     shown = Table(title=title, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
         numeric = index > 0 and all(_is_number(row[index]) for row in rows)
-        shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        narrow = all(len(_text(row[index])) <= _NARROW for row in rows)
+        shown.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=narrow)
     for row in rows:
         shown.add_row(*(_escaped(_text(value)) for value in row))
     _out.print(shown)
