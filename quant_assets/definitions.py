@@ -47,7 +47,7 @@ def build(config: Settings) -> dg.Definitions:
     return dg.Definitions(
         assets=[*market_assets(grid, config), *decision_assets(grid, strategies, config)],
         asset_checks=asset_checks(grid, strategies),
-        jobs=[market, *strategy_jobs(grid, strategies)],
+        jobs=[market, *strategy_jobs(strategies)],
         schedules=[schedule] if schedule else [],
         sensors=[automation_sensor()],
         resources=resources(config),

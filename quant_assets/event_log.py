@@ -11,16 +11,27 @@ import zlib
 from binascii import a2b_base64, b2a_base64
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from functools import lru_cache
 from hashlib import blake2b
 from json import dumps
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-from dagster import AssetExecutionContext, AssetKey, AssetMaterialization, MultiPartitionsDefinition, Output
+from dagster import (
+    AssetExecutionContext,
+    AssetKey,
+    AssetMaterialization,
+    EventRecordsFilter,
+    Field,
+    MultiPartitionsDefinition,
+    Output,
+    StringSource,
+)
+from dagster._config.config_schema import UserConfigSchema
 from dagster._core.definitions.assets.definition.asset_spec import AssetExecutionType
 from dagster._core.definitions.metadata import RawMetadataValue
+from dagster._core.definitions.partitions.subset import PartitionsSubset
 from dagster._core.events import (
     ASSET_CHECK_EVENTS,
     ASSET_EVENTS,
@@ -33,12 +44,14 @@ from dagster._core.events import (
 )
 from dagster._core.events.log import EventLogEntry
 from dagster._core.execution.plan.execute_step import _get_output_asset_events
+from dagster._core.storage.event_log.base import PlannedMaterializationInfo
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME, SqliteEventLogStorage
 from dagster._core.storage.sql import create_engine
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
 from dagster._core.storage.tags import MULTIDIMENSIONAL_PARTITION_PREFIX
 from dagster._serdes import ConfigurableClassData, serialize_value
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 EVENT_BATCH_SIZE = 2000
@@ -78,8 +91,9 @@ class BatchedSqliteEventLogStorage(SqliteEventLogStorage):
     - A batch is one transaction per shard, all or nothing, under `synchronous=NORMAL`: a killed process loses nothing
       that was written, a power cut at most the last transactions.
     - The column `event` may hold a delta against a template in the table `event_templates` of the same file
-      (see `_pack`). Connections of this class unpack it; `SqliteEventLogStorage` cannot read such files.
-    - A range run plans one event per asset that holds the range, not one per partition.
+      (see `_Packer`). Connections of this class unpack it; `SqliteEventLogStorage` cannot read such files.
+    - A range run plans one event per asset that holds the range, not one per partition; the cells of such a range
+      still count as in progress while the run lasts and as failed when it fails without them.
     - Constructing it sets `DAGSTER_EVENT_BATCH_SIZE` where the environment does not, because the instance
       batches by that variable alone.
 
@@ -88,7 +102,10 @@ class BatchedSqliteEventLogStorage(SqliteEventLogStorage):
         event_log_storage:
           module: quant_assets.event_log
           class: BatchedSqliteEventLogStorage
-          config: {base_dir: {env: QUANT_EVENTS}}
+          config: {base_dir: {env: QUANT_DAGSTER}, folder: events}
+
+    `folder`, below `base_dir`, is optional. It must hold nothing else: to this storage every `.db` file in it is a run,
+    to be migrated, and deleted by `dagster run wipe`.
     """
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
@@ -97,10 +114,14 @@ class BatchedSqliteEventLogStorage(SqliteEventLogStorage):
         super().__init__(base_dir, inst_data)
 
     @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        return {"base_dir": StringSource, "folder": Field(StringSource, is_required=False)}
+
+    @classmethod
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "BatchedSqliteEventLogStorage":
-        return cls(inst_data=inst_data, **config_value)
+        return cls(str(Path(config_value["base_dir"], config_value.get("folder", ""))), inst_data)
 
     @property
     def supports_partition_subset_in_asset_materialization_planned_events(self) -> bool:
@@ -144,6 +165,50 @@ class BatchedSqliteEventLogStorage(SqliteEventLogStorage):
         """The parent's helpers join the batch's transaction when called from within one."""
         connection = getattr(self._batch, "connection", None)
         return super().index_connection() if connection is None else nullcontext(connection)
+
+    def get_latest_asset_partition_materialization_attempts_without_materializations(
+        self, asset_key: AssetKey, after_storage_id: int | None = None
+    ) -> Mapping[str, tuple[str, int]]:
+        """Run and event id of each partition's latest plan, alone or in a range, that no materialisation followed."""
+        attempts = dict(
+            super().get_latest_asset_partition_materialization_attempts_without_materializations(
+                asset_key, after_storage_id
+            )
+        )
+        planned: dict[str, tuple[str, int]] = {}
+        for event_id, run_id, partitions in self._planned_ranges(asset_key, after_storage_id):
+            planned.update(dict.fromkeys(partitions.get_partition_keys(), (run_id, event_id)))
+        if planned:
+            made = self.get_latest_storage_id_by_partition(
+                asset_key, DagsterEventType.ASSET_MATERIALIZATION, after_cursor=after_storage_id
+            )
+            for partition, (run_id, event_id) in planned.items():
+                if event_id > max(made.get(partition, 0), attempts.get(partition, ("", 0))[1]):
+                    attempts[partition] = run_id, event_id
+        return attempts
+
+    def get_latest_planned_materialization_info(
+        self, asset_key: AssetKey, partition: str | None = None
+    ) -> PlannedMaterializationInfo | None:
+        """The latest plan of an asset, or of one partition, alone or in a range."""
+        latest = super().get_latest_planned_materialization_info(asset_key, partition)
+        if partition is not None:
+            for event_id, run_id, partitions in self._planned_ranges(asset_key, latest.storage_id if latest else None):
+                if partition in partitions:
+                    latest = PlannedMaterializationInfo(storage_id=event_id, run_id=run_id)
+        return latest
+
+    def _planned_ranges(
+        self, asset_key: AssetKey, after_storage_id: int | None
+    ) -> Iterator[tuple[int, str, PartitionsSubset]]:
+        """Event id, run id and partitions of each planned range of an asset, oldest first."""
+        planned = EventRecordsFilter(
+            DagsterEventType.ASSET_MATERIALIZATION_PLANNED, asset_key=asset_key, after_cursor=after_storage_id
+        )
+        for record in self.get_event_records(planned, ascending=True):
+            partitions = record.event_log_entry.get_dagster_event().partitions_subset
+            if partitions is not None:
+                yield record.storage_id, record.run_id, partitions
 
     def _rows(self, events: Sequence[EventLogEntry]) -> tuple[list[_Row], dict[str, bytes]]:
         """The rows of `event_logs` without their ids, and the templates by hash that their packed events refer to."""
@@ -215,11 +280,17 @@ class BatchedSqliteEventLogStorage(SqliteEventLogStorage):
         )
 
     def _initdb(self, engine: Engine, for_index_shard: bool = False) -> None:
+        shard = Path(str(engine.url.database)).name.removesuffix(".db")
+        engine = self._engine(shard)
+        if not Path(self.path_for_shard(shard)).exists():
+            # In this mode first, the parent's dozens of statements cost no disk flush each. It sets the mode itself
+            # when another process holds the new file.
+            with suppress(OperationalError), engine.begin() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         super()._initdb(engine, for_index_shard)
-        is_index = engine.url.database == self.path_for_shard(INDEX_SHARD_NAME)
         with engine.begin() as connection:
             connection.exec_driver_sql(_CREATE_TEMPLATES)
-            for index in () if is_index else _UNUSED_IN_RUN_SHARDS:
+            for index in () if shard == INDEX_SHARD_NAME else _UNUSED_IN_RUN_SHARDS:
                 connection.exec_driver_sql(f"DROP INDEX IF EXISTS {index}")
 
     @contextmanager

@@ -1,18 +1,42 @@
 """The commands. Each imports what it needs when it runs, so that `quant --help` answers at once."""
 
-import sys
 from collections.abc import Callable
 from datetime import date, datetime
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from quant_assets.cli import console
 from quant_assets.cli.session import DECISION_ASSETS, MARKET_ASSETS, environment, session
 from quant_assets.core.errors import ConfigError, QuantError
 
+
+class Commands(TyperGroup):
+    """One clear line on standard error and a code that says failure (1) or Ctrl-C (130), whatever goes wrong."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except QuantError as error:
+            console.fail(str(error))
+        except KeyboardInterrupt:
+            console.fail("interrupted; what was stored stays, rerun to go on")
+            raise typer.Exit(130) from None
+        except Exception as error:
+            # usage errors and exits are Typer's affair
+            if hasattr(error, "exit_code") or isinstance(error, typer.Abort | BrokenPipeError):
+                raise
+            console.fail(_unexpected(error))
+        raise typer.Exit(1)
+
+
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Bars to audited backtests: runs of the asset graph."
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Bars to audited backtests: runs of the asset graph.",
 )
 symbols_app = typer.Typer(no_args_is_help=True, help="The universe's symbols.")
 pipeline_app = typer.Typer(no_args_is_help=True, help="Both stages, one after the other.")
@@ -24,12 +48,16 @@ app.add_typer(check_app, name="check")
 app.add_typer(db_app, name="db")
 
 
-From = Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="first date")]
-To = Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="last date")]
-AsOf = Annotated[datetime | None, typer.Option("--asof", formats=["%Y-%m-%d"], help="date; default: the newest")]
+_ISO: Any = {"formats": ["%Y-%m-%d"], "metavar": "YYYY-MM-DD"}
+From = Annotated[datetime | None, typer.Option("--from", **_ISO, help="first date; default: the universe's start")]
+To = Annotated[datetime | None, typer.Option("--to", **_ISO, help="last date; default: the newest session")]
+FileFrom = Annotated[datetime | None, typer.Option("--from", **_ISO, help="first date; default: the strategy file's")]
+FileTo = Annotated[datetime | None, typer.Option("--to", **_ISO, help="last date; default: the strategy file's")]
+AsOf = Annotated[datetime | None, typer.Option("--asof", **_ISO, help="date; default: the newest")]
 Symbols = Annotated[str | None, typer.Option("--symbols", help="comma-separated; default: all of the universe")]
-Force = Annotated[bool, typer.Option("--force", help="also what is there already")]
+Force = Annotated[bool, typer.Option("--force", help="also what is there and up to date")]
 StrategyOption = Annotated[str, typer.Option("--strategy", "-s", help="strategy id")]
+_COST: Any = {"min": 0, "max": 10_000}
 StrategiesOption = Annotated[list[str] | None, typer.Option("--strategy", "-s", help="strategy id; default: all")]
 
 
@@ -60,7 +88,7 @@ def symbols_list() -> None:
 
 
 @symbols_app.command("search")
-def symbols_search(words: str) -> None:
+def symbols_search(words: Annotated[str, typer.Argument(help="part of a symbol or of a company's name")]) -> None:
     """Ask the universe's provider for symbols."""
     grid, config = session.grid, session.settings
     from quant_assets.defs.market import universe_provider
@@ -76,7 +104,9 @@ def symbols_search(words: str) -> None:
 
 @symbols_app.command("add")
 def symbols_add(
-    symbol: str, first: From = None, name: Annotated[str | None, typer.Option(help="company name")] = None
+    symbol: Annotated[str, typer.Argument(help="as the provider knows it")],
+    first: Annotated[datetime | None, typer.Option("--from", **_ISO, help="first session; default: the start")] = None,
+    name: Annotated[str | None, typer.Option(help="company name")] = None,
 ) -> None:
     """Add a symbol to the market's universe file."""
     from quant_assets.strategy.universe import add_symbol
@@ -106,12 +136,12 @@ def labels(symbols: Symbols = None, first: From = None, last: To = None, force: 
 
 
 @app.command("train")
-def train(strategy: StrategyOption, first: From = None, last: To = None) -> None:
+def train(strategy: StrategyOption, first: FileFrom = None, last: FileTo = None) -> None:
     """Train or reuse a strategy's models for a period, and store their predictions."""
     spec = session.strategy(strategy)
     if spec.model is None:
         raise ConfigError(f"strategy {strategy} ranks by a feature and has no model; choose one with model_score")
-    low, high = session.period(_date(first) or spec.backtest.first, _date(last) or spec.backtest.last)
+    low, high = session.period_of(spec, _date(first), _date(last))
     run = session.launcher.run(["predictions"], low, high, [strategy])
     rows = session.warehouse.query(
         "SELECT scope, count(*), min(train_from), max(train_to), count(*) FILTER (run_id = ?) FROM models "
@@ -130,7 +160,7 @@ def score(strategy: StrategyOption, asof: AsOf = None) -> None:
     spec = session.strategy(strategy)
     if spec.model is None:
         raise ConfigError(f"strategy {strategy} ranks by a feature and has no model; choose one with model_score")
-    _, day = session.period(None, _date(asof))
+    day = session.day(_date(asof))
     run = session.launcher.run(["predictions"], day, day, [strategy])
     rows = session.warehouse.query(
         "SELECT p.symbol, p.score, p.calibrated_score, p.model_id, m.train_to FROM predictions p "
@@ -143,11 +173,11 @@ def score(strategy: StrategyOption, asof: AsOf = None) -> None:
 
 @app.command("recommend")
 def recommend(strategy: StrategyOption, asof: AsOf = None) -> None:
-    """Decide a strategy's targets for one session and print the latest ones."""
+    """Decide a strategy's latest targets on or before a date, and print them."""
     spec = session.strategy(strategy)
-    _, day = session.period(None, _date(asof))
+    day = session.day(_date(asof))
     assets = ["predictions", "targets"] if spec.model else ["targets"]
-    run = session.launcher.run(assets, day, day, [strategy])
+    run = session.launcher.run(assets, session.last_rebalance(spec, day), day, [strategy])
     rows = session.warehouse.query(
         'SELECT "asof", symbol, approved, weight, score, risk_flags, reason FROM targets '
         'WHERE strategy_id = $1 AND version = $2 AND "asof" = (SELECT max("asof") FROM targets '
@@ -155,7 +185,9 @@ def recommend(strategy: StrategyOption, asof: AsOf = None) -> None:
         [strategy, spec.version, day],
     )
     if rows.is_empty():
-        console.say(f"{strategy}: no rebalance on or before {day}")
+        console.say(
+            f"{strategy}: no targets on or before {day}; the run's metadata says which rebalances were skipped and why"
+        )
     else:
         invested = float(rows["weight"].abs().sum())
         console.table(
@@ -173,17 +205,15 @@ def recommend(strategy: StrategyOption, asof: AsOf = None) -> None:
 @app.command("backtest")
 def backtest(
     strategy: StrategiesOption = None,
-    first: From = None,
-    last: To = None,
-    fee_bps: Annotated[float | None, typer.Option(help="override, basis points")] = None,
-    slippage_bps: Annotated[float | None, typer.Option(help="override, basis points")] = None,
-    initial_cash: Annotated[float | None, typer.Option(help="override")] = None,
+    first: FileFrom = None,
+    last: FileTo = None,
+    fee_bps: Annotated[float | None, typer.Option(help="in place of the file's, basis points", **_COST)] = None,
+    slippage_bps: Annotated[float | None, typer.Option(help="in place of the file's, basis points", **_COST)] = None,
+    initial_cash: Annotated[float | None, typer.Option(help="in place of the file's", min=1)] = None,
 ) -> None:
     """Simulate the stored targets over a period."""
     runs = []
-    for strategy_id in strategy or list(session.strategies):
-        spec = session.strategy(strategy_id)
-        low, high = session.period(_date(first) or spec.backtest.first, _date(last) or spec.backtest.last)
+    for strategy_id, (low, high) in _periods(strategy, first, last).items():
         runs.append(
             session.launcher.run(
                 ["backtest_summary"],
@@ -198,17 +228,15 @@ def backtest(
 
 
 @pipeline_app.command("run")
-def pipeline_run(strategy: StrategiesOption = None, first: From = None, last: To = None, force: Force = False) -> None:
+def pipeline_run(
+    strategy: StrategiesOption = None, first: FileFrom = None, last: FileTo = None, force: Force = False
+) -> None:
     """Bars, features and labels where missing, then predictions, targets and backtest of each strategy."""
-    chosen = {name: session.strategy(name) for name in strategy or list(session.strategies)}
-    periods = {
-        name: session.period(_date(first) or spec.backtest.first, _date(last) or spec.backtest.last)
-        for name, spec in chosen.items()
-    }
-    if not chosen:
-        raise ConfigError(f"no strategy in {session.settings.strategies_dir}; add a YAML file")
+    periods = _periods(strategy, first, last)
     until = max(high for _, high in periods.values())
     runs = _market_stage(session.grid.universe.start, until, list(session.grid.universe.names), force)
+    if any(run.blocked for run in runs):
+        _finish(runs, ["ohlcv", "labels", "quarantine"])
     for name, (low, high) in periods.items():
         runs.append(
             session.launcher.run(
@@ -222,26 +250,19 @@ def pipeline_run(strategy: StrategiesOption = None, first: From = None, last: To
 
 
 @app.command("runs")
-def runs(limit: Annotated[int, typer.Option(help="how many")] = 20) -> None:
+def runs(limit: Annotated[int, typer.Option(help="how many", min=1)] = 20) -> None:
     """The newest runs in run storage."""
     instance = session.launcher.instance
     from quant_assets.defs.lineage import recent_runs
 
-    console.table(
-        "runs, newest first",
-        ["run", "status", "started (UTC)", "seconds", "pipeline", "what"],
-        [
-            (
-                one.run_id,
-                one.status,
-                f"{one.started:%Y-%m-%d %H:%M:%S}" if one.started else "-",
-                round(one.seconds, 1) if one.seconds is not None else None,
-                one.pipeline,
-                one.what,
-            )
-            for one in recent_runs(instance, limit)
-        ],
-    )
+    found = recent_runs(instance, limit)
+    if not found:
+        console.say("no runs yet; `quant pipeline run` makes the first ones")
+    for one in found:
+        took = f"{one.seconds:,.1f} s" if one.seconds is not None else "-"
+        started = f"{one.started:%Y-%m-%d %H:%M:%S} UTC" if one.started else "not started"
+        console.say(f"{one.run_id}  {one.status:<8} {started}  {took}")
+        console.say(f"    {one.what}" + (f"  pipeline {one.pipeline}" if one.pipeline else ""))
 
 
 @app.command("trace")
@@ -286,13 +307,14 @@ def check_leakage(
             bars = adjusted_bars(session.warehouse, grid.universe.names, first, last, calendar=grid.calendar)
         if bars.is_empty():
             raise ConfigError("no bars are stored; run `quant ingest` first, or pass --synthetic")
-        verdicts = []
+        verdicts: list[probe.Verdict] = []
         for number, one in enumerate(probes, start=1):
             console.note(f"  {number}/{len(probes)} {one.name} ...")
             verdicts += probe.run(one, bars)
+    days = bars["ts"].sort()
     console.table(
         f"{bars.height:,} {'made' if synthetic else 'stored'} bars of {bars['symbol'].n_unique()} symbol(s), "
-        f"{bars['ts'].min()}..{bars['ts'].max()}",
+        f"{days[0]}..{days[-1]}",
         ["what", "detector", "result", "first finding"],
         [(one.name, one.detector, one.result, one.detail) for one in verdicts],
     )
@@ -300,7 +322,7 @@ def check_leakage(
     if leaks:
         what = ", ".join(dict.fromkeys(one.name for one in leaks))
         raise QuantError(f"{what}: {leaks[0].findings[0].message}; correct the function or its stated lookback")
-    untested = sum(1 for one in verdicts if one.untested)
+    untested = len([one for one in verdicts if one.untested])
     console.say(f"{len(verdicts) - untested} test(s) passed" + (f", {untested} do not apply" if untested else ""))
 
 
@@ -333,6 +355,14 @@ def _market(
 ) -> None:
     names = session.symbols(symbols)
     low, high = session.period(_date(first), _date(last))
+    if "ohlcv" not in assets:
+        without = session.launcher.without("ohlcv", names, low, high)
+        names = [name for name in names if name not in without]
+        told = f"no bars ingested from {low} to {high} for {', '.join(without)}"
+        if not names:
+            raise ConfigError(f"{told}; run `quant ingest` first")
+        if without:
+            console.note(f"{told}: left out")
     spans = _wanted(assets, names, low, high, force)
     if not spans:
         console.say(f"nothing missing: {', '.join(assets)} {low}..{high} for {len(names)} symbol(s); --force redoes it")
@@ -349,15 +379,24 @@ def _market_stage(first: date, last: date, names: list[str], force: bool) -> lis
         return []
     order = list(session.grid.universe.names)
     done = session.run_groups(MARKET_ASSETS, spans, order)
-    restated = {key: span for run in done for key, span in run.restated.items()}
+    if any(run.blocked for run in done):
+        return done
     good = set(names) - set(session.launcher.missing(("ohlcv",), names, low, high))
     left = session.launcher.missing(("features_daily", "labels"), sorted(good), low, high)
-    for key, (since, _) in restated.items():
-        left[key] = (max(low, min(since, left.get(key, (since, high))[0])), high)
     if left:
         console.note("carrying on with what ingest stored or restated")
         done += session.run_groups(("features_daily", "labels"), left, order)
     return done
+
+
+def _periods(
+    strategies: list[str] | None, first: datetime | None, last: datetime | None
+) -> dict[str, tuple[date, date]]:
+    """Strategy -> first and last session; all strategies if none is named."""
+    if not session.strategies:
+        raise ConfigError(f"no strategy in {session.settings.strategies_dir}; add a YAML file")
+    chosen = {name: session.strategy(name) for name in strategies or session.strategies}
+    return {name: session.period_of(spec, _date(first), _date(last)) for name, spec in chosen.items()}
 
 
 def _wanted(
@@ -415,28 +454,46 @@ def _summaries(run_ids: list[str]) -> None:
 
 def _finish(runs: list[Any], tables: list[str]) -> None:
     """Print what changed; raise the first failure."""
-    counts = {}
-    for name in tables:
-        counts[name] = int(session.warehouse.query(f"SELECT count(*) AS n FROM {name}")["n"][0])
-    console.changed(runs, counts)
+    counts = session.warehouse.query(
+        " UNION ALL ".join(
+            f"SELECT '{name}' AS name, count(*) FILTER (run_id IN (SELECT unnest($1))) AS written, count(*) AS held "
+            f"FROM {name}"
+            for name in tables
+        ),
+        [[run.run_id for run in runs]],
+    )
+    console.changed(runs, counts.rows())
     failed = [one for one in runs if not one.succeeded]
     if failed:
         from quant_assets.defs.launch import RunFailedError
 
-        words = " | ".join(text for one in failed for text in one.failures) or "see the run's log"
+        words = " | ".join(dict.fromkeys(text for one in failed for text in one.failures)) or "see the run's log"
         raise RunFailedError(f"{len(failed)} of {len(runs)} run(s) failed: {words}")
 
 
+def _unexpected(error: Exception) -> str:
+    """One line for an error that is none of ours; its traceback goes to a file beside the data."""
+    import traceback
+    from contextlib import suppress
+
+    config = session.settings
+    secret = config.alpha_vantage_api_key.get_secret_value() if config.alpha_vantage_api_key else ""
+
+    def scrubbed(text: str) -> str:
+        return text.replace(secret, "***") if secret else text
+
+    line = next(iter(str(error).strip().splitlines()), "")
+    told = f"{type(error).__name__}: {line}; check that {config.home} is writable and has free space"
+    with suppress(OSError):
+        path = config.home / "last_error.txt"
+        path.write_text(scrubbed("".join(traceback.format_exception(error))))
+        told += f"; traceback: {path}"
+    return scrubbed(told)
+
+
 def main() -> None:
-    """Entry point of `quant`: one clear line and exit code 1 for every error of ours."""
-    try:
-        app(standalone_mode=True)
-    except QuantError as error:
-        console.fail(str(error))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        console.fail("interrupted; what was stored stays, rerun to go on")
-        sys.exit(130)
+    """Entry point of `quant`."""
+    app()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How commands speak: progress while a run goes, tables after it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,8 @@ def watch(event: "Step | str") -> None:
             note(f"    {event.asset}: {event.cells:,} partitions recorded")
     else:
         mark = "[green]done[/]" if event.state == "done" else "[red]failed[/]"
-        counted = f", {event.cells:,} partitions" if event.cells and not event.asset.endswith("_checks") else ""
+        plural = "" if event.cells == 1 else "s"
+        counted = f", {event.cells:,} partition{plural}" if event.cells and not event.asset.endswith("_checks") else ""
         _err.print(f"  {event.asset} {mark}{counted}")
 
 
@@ -70,15 +71,15 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     _out.print(shown)
 
 
-def changed(runs: "Sequence[Launched]", rows: Mapping[str, int] | None = None) -> None:
-    """What runs changed: partitions by asset, rows by table, run ids, checks that warn."""
+def changed(runs: "Sequence[Launched]", tables: Sequence[tuple[str, int, int]] = ()) -> None:
+    """What runs changed: partitions by asset, checks that found something, rows written and held by table."""
     for one in runs:
         cells = ", ".join(f"{asset} {count:,}" for asset, count in one.cells.items()) or "none"
         say(f"run {one.run_id}: {'succeeded' if one.succeeded else 'FAILED'}; partitions: {cells}")
         for check in one.failed_checks:
-            say(f"  check {check}: see the asset's Checks tab")
-    if rows:
-        say("rows now: " + ", ".join(f"{name} {count:,}" for name, count in rows.items()))
+            say(f"  check {check.name} " + ("FAILED" if check.blocking else f"warns: {check.words}"))
+    if tables:
+        say("rows written (held): " + ", ".join(f"{name} {new:,} ({held:,})" for name, new, held in tables))
 
 
 def tree(root: Any) -> None:
@@ -92,7 +93,7 @@ def tree(root: Any) -> None:
             grow(branch.add(f"[bold]{_escaped(parent.title)}[/]"), parent)
         return branch
 
-    _out.print(grow(Tree(f"[bold]{_escaped(root.title)}[/]"), root))
+    _out.print(grow(Tree(f"[bold]{_escaped(root.title)}[/]"), root), soft_wrap=False)
 
 
 def _escaped(text: str) -> str:

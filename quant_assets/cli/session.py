@@ -28,8 +28,15 @@ def environment(config: Settings) -> dict[str, str]:
     }
 
 
+_MONTH = 25
+"""Sessions among which there is the last one of a month."""
+
+
 class Session:
     """One command's view of the platform."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
 
     @cached_property
     def settings(self) -> Settings:
@@ -107,15 +114,63 @@ class Session:
         """
         start, end = self.grid.universe.start, self.grid.last_session
         low, high = first or start, last or end
+        if high < start or low > end:
+            given = " and ".join(str(day) for day in (first, last) if day)
+            raise ConfigError(
+                f"{given} lies outside universe {self.grid.universe.name}, which has {start} to {end}; "
+                "choose dates inside, or change start and end in its file"
+            )
         if low > high:
             raise ConfigError(f"dates reversed: from {low} is after to {high}; swap them")
-        if high < start or low > end:
-            raise ConfigError(f"{low}..{high} lies outside universe {self.grid.universe.name} ({start}..{end})")
         snapped = self.grid.calendar.snap(max(low, start), min(high, end))
-        for name, given, used in (("from", first, snapped[0]), ("to", last, snapped[1])):
-            if given is not None and given != used:
-                console.say(f"{name} {given} is no session with a partition: using {used}")
+        for name, given_day, used in (("from", first, snapped[0]), ("to", last, snapped[1])):
+            self._tell(name, given_day, used)
         return snapped
+
+    def period_of(self, spec: "StrategySpec", first: date | None, last: date | None) -> tuple[date, date]:
+        """`period`, with the strategy file's dates where none are given.
+
+        Raises:
+            ConfigError: as for `period`, or a date given lies on the wrong side of the file's other one.
+        """
+        low, high = first or spec.backtest.first, last or spec.backtest.last
+        if high and low > high and (first is None) != (last is None):
+            name, day, other = ("from", first, "to") if first else ("to", last, "from")
+            raise ConfigError(
+                f"{name} {day} lies {'after' if first else 'before'} {other} {high if first else low} of strategy "
+                f"{spec.strategy_id}'s file; give --{other} as well"
+            )
+        return self.period(low, high)
+
+    def day(self, asof: date | None) -> date:
+        """The newest session on or before `asof` that has a partition; says so where it had to snap.
+
+        Raises:
+            ConfigError: before the universe's start.
+        """
+        start, end = self.grid.universe.start, self.grid.last_session
+        if asof and asof < start:
+            raise ConfigError(
+                f"asof {asof} lies before universe {self.grid.universe.name}, which has {start} to {end}; "
+                "choose a later date"
+            )
+        day = self.grid.calendar.snap(start, min(asof or end, end))[1]
+        self._tell("asof", asof, day)
+        return day
+
+    def last_rebalance(self, spec: "StrategySpec", day: date) -> date:
+        """The strategy's newest rebalance session on or before `day`, `day` itself if there is none."""
+        from quant_assets.strategy.compose import rebalance_dates
+
+        calendar = self.grid.calendar
+        sessions = calendar.between(max(self.grid.universe.start, calendar.offset(day, -_MONTH)), day)
+        return next(reversed(rebalance_dates(spec.rebalance.frequency, sessions, calendar.sessions)), day)
+
+    def _tell(self, name: str, given: date | None, used: date) -> None:
+        line = f"{name} {given} is no session of universe {self.grid.universe.name}: using {used}"
+        if given is not None and given != used and line not in self._told:
+            self._told.add(line)
+            console.say(line)
 
     def run_groups(
         self, assets: tuple[str, ...], spans: dict[str, tuple[date, date]], order: list[str]

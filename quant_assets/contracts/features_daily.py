@@ -1,5 +1,7 @@
 """Features, long as read and wide as stored."""
 
+from functools import cache
+
 from quant_assets.contracts.schema import Column, Table
 
 TABLE = Table(
@@ -18,6 +20,7 @@ TABLE = Table(
 )
 
 
+@cache
 def wide(version: str, names: tuple[str, ...]) -> Table:
     """The stored form of one feature set: a row per bar, a nullable column per feature."""
     return Table(
@@ -27,7 +30,7 @@ def wide(version: str, names: tuple[str, ...]) -> Table:
         columns=(
             Column("symbol", "VARCHAR", "ticker of the universe"),
             Column("ts", "DATE", "session whose close settled the values"),
-            *(Column(name, "DOUBLE", "feature", nullable=True) for name in names),
+            *(Column(name, "DOUBLE", "feature", nullable=True, compression="alprd") for name in names),
             Column("computed_at", "TIMESTAMP", "instant of computation, UTC"),
         ),
         sort=("ts", "symbol"),

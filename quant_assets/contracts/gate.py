@@ -3,11 +3,13 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from quant_assets.contracts import quarantine
+from quant_assets.contracts.order import in_order
 from quant_assets.contracts.schema import Table
 from quant_assets.core.errors import DataError, QualityError
 
@@ -27,6 +29,7 @@ class Gated:
     rejected: dict[str, str]
 
 
+@cache
 def schema(table: Table) -> "pa.DataFrameSchema":
     """The Pandera (Polars) schema of a table: dtypes, column order, and one named check per rule of the contract."""
     import pandera.polars as pa
@@ -74,8 +77,9 @@ def gate(table: Table, frame: pl.DataFrame) -> Gated:
 
     frame = conform(table, frame)
     key = [name for name in table.key if name in frame.columns]
-    duplicated = frame.select(key).is_duplicated()
-    clean = not duplicated.any()
+    unique = in_order(frame, key, strictly=True)
+    duplicated = pl.repeat(False, frame.height, eager=True) if unique else frame.select(key).is_duplicated()
+    clean = unique or not duplicated.any()
     if clean:
         try:
             schema(table).validate(frame, lazy=True)

@@ -29,6 +29,8 @@ class Column:
     at_most: float | None = None
     above: float | None = None
     among: tuple[str, ...] | None = None
+    compression: str | None = None
+    """DuckDB's method for the column, where trying them all costs more than it saves."""
 
     @property
     def polars(self) -> pl.DataType:
@@ -97,7 +99,11 @@ class Table:
 
     def ddl(self) -> str:
         """`CREATE TABLE IF NOT EXISTS` for DuckDB. Replace-slice writes and checks uphold the key, not an index."""
-        lines = [f'    "{c.name}" {c.type}{"" if c.nullable else " NOT NULL"}' for c in self.all_columns]
+        lines = [
+            f'    "{c.name}" {c.type}{"" if c.nullable else " NOT NULL"}'
+            f"{f' USING COMPRESSION {c.compression}' if c.compression else ''}"
+            for c in self.all_columns
+        ]
         return f"CREATE TABLE IF NOT EXISTS {self.name} (\n" + ",\n".join(lines) + "\n)"
 
     def empty(self, *, stored: bool = False) -> pl.DataFrame:

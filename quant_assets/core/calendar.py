@@ -111,10 +111,11 @@ def _build(name: str) -> TradingCalendar:
 
 def _read(name: str, path: Path) -> TradingCalendar | None:
     try:
-        head, *days = path.read_text().split()
+        head, first, *others = path.read_text().split()
         timezone, close = head.split("@")
-        return TradingCalendar(name, timezone, time.fromisoformat(close), tuple(map(date.fromisoformat, days)))
-    except (OSError, ValueError, IndexError):
+        days = tuple(map(date.fromisoformat, (first, *others)))
+        return TradingCalendar(name, timezone, time.fromisoformat(close), days)
+    except (OSError, ValueError):
         return None
 
 

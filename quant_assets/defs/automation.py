@@ -12,15 +12,24 @@ from quant_assets.defs.grid import Grid
 HOURS_AFTER_CLOSE = 2
 
 
-def when_inputs_are_in() -> dg.AutomationCondition:
+def when_inputs_are_in(*, except_updates_of: str | None = None) -> dg.AutomationCondition:
     """A cell runs once all of its inputs are there and one of them is new; each change of inputs is handled once.
 
     `since_last_handled` keeps a full market run from making features run twice; `~any_deps_missing` makes a decision
     cell wait for the last symbol; `eager` would look at the latest date only and so skip a restated bar of last week.
+    Dagster's own `any_deps_updated` passes over the last cell of a run that was to update the asset too: after a failed
+    one nobody would.
+
+    Args:
+        except_updates_of: an input whose updates reach the asset again through another one; it must be there, but the
+            cell waits for the other one's update, and does not run once with each.
     """
     condition = dg.AutomationCondition
+    updated = condition.any_deps_match(condition.newly_updated() | condition.will_be_requested())
+    if except_updates_of is not None:
+        updated = updated.ignore(dg.AssetSelection.assets(except_updates_of))
     return (
-        (condition.any_deps_updated() | condition.missing().newly_true()).since_last_handled()
+        (updated | condition.missing().newly_true()).since_last_handled()
         & ~condition.any_deps_missing()
         & ~condition.any_deps_in_progress()
         & ~condition.in_progress()
@@ -30,7 +39,10 @@ def when_inputs_are_in() -> dg.AutomationCondition:
 def automation_sensor() -> dg.AutomationConditionSensorDefinition:
     """Evaluates the conditions; runs by default wherever a daemon does."""
     return dg.AutomationConditionSensorDefinition(
-        "automation", target=dg.AssetSelection.all(), default_status=dg.DefaultSensorStatus.RUNNING
+        "automation",
+        target=dg.AssetSelection.all(),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Runs features, labels and the decision stage once their inputs are in.",
     )
 
 

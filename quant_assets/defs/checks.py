@@ -67,19 +67,26 @@ Find = Callable[[Scope], pl.DataFrame]
 
 @dataclass(frozen=True)
 class Check:
-    """One check: `find` returns the offending rows. `blocking` checks are errors, the others warnings."""
+    """One check: `find` returns the offending rows. `blocking` checks are errors, the others warnings.
+
+    `remedy` says what to do about them.
+    """
 
     name: str
     find: Find
     doc: str
     blocking: bool = False
+    remedy: str = ""
 
 
 def _contract_rows(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
-    try:
-        return gate(table, rows.drop("run_id")).bad.select("symbol", "ts", "rule")
-    except QualityError as error:
-        return pl.DataFrame({"rule": [str(error)]})
+    found = []
+    for part in rows.partition_by("run_id") if "run_id" in table.key and rows.height else [rows]:
+        try:
+            found.append(gate(table, part.drop("run_id")).bad.select("symbol", "ts", "rule"))
+        except QualityError as error:
+            found.append(pl.DataFrame({"rule": [str(error)]}))
+    return pl.concat(found, how="diagonal")
 
 
 def _duplicates(table: Table, rows: pl.DataFrame) -> pl.DataFrame:
@@ -96,10 +103,21 @@ def _both(table: Table, read: Callable[[Scope], pl.DataFrame]) -> list[Check]:
 
 
 def calendar_gaps(scope: Scope) -> pl.DataFrame:
-    """Sessions between a symbol's first and last bar, or its listing, that have no bar."""
+    """Closed sessions without a bar, from the symbol's first bar (of one that has none: its listing) to its end."""
     stored = scope.select("ohlcv").select("symbol", "ts")
+    begun = dict(
+        scope.warehouse.query(
+            "SELECT symbol, min(ts) FROM ohlcv WHERE symbol IN (SELECT unnest(?)) GROUP BY symbol",
+            [list(scope.slice.keys)],
+        ).iter_rows()
+    )
+    closed = scope.grid.calendar.last_closed(datetime.now(UTC))
+    spans = []
+    for symbol in scope.slice.keys:
+        listed, ended = scope.grid.universe.bounds[symbol]
+        spans.append((symbol, max(listed, begun.get(symbol, listed)), min(ended or closed, closed)))
+    span = pl.DataFrame(spans, schema={"symbol": pl.String, "first": pl.Date, "last": pl.Date}, orient="row")
     sessions = pl.DataFrame({"ts": scope.grid.calendar.between(scope.slice.first, scope.slice.last)})
-    span = stored.group_by("symbol").agg(pl.col("ts").min().alias("first"), pl.col("ts").max().alias("last"))
     wanted = span.join(sessions, how="cross").filter(pl.col("ts").is_between(pl.col("first"), pl.col("last")))
     return wanted.select("symbol", "ts").join(stored, on=["symbol", "ts"], how="anti").sort("symbol", "ts")
 
@@ -143,8 +161,11 @@ def unadjusted_splits(scope: Scope) -> pl.DataFrame:
     """Adjusted prices that still jump by a split's ratio: a split that nothing adjusts for."""
     factors = pl.Series([*SPLIT_RATIOS, *(1 / ratio for ratio in SPLIT_RATIOS)])
     jumps = _returns(scope).filter((pl.col("ratio") - 1).abs() > OUTLIER_RETURN / 2).select("symbol", "ts", "ratio")
-    near = jumps.join(pl.DataFrame({"split": 1 / factors}), how="cross")
-    return near.filter((pl.col("ratio") / pl.col("split") - 1).abs() < SPLIT_TOLERANCE).sort("symbol", "ts")
+    near = jumps.join(pl.DataFrame({"split": factors}), how="cross")
+    found = near.filter((pl.col("ratio") * pl.col("split") - 1).abs() < SPLIT_TOLERANCE).sort("symbol", "ts")
+    real = [(one.symbol, day) for one in scope.grid.universe.symbols for day in one.real_moves]
+    known = pl.DataFrame(real, schema={"symbol": pl.String, "ts": pl.Date}, orient="row")
+    return found.join(known, on=["symbol", "ts"], how="anti")
 
 
 def adjustment_matches_provider(scope: Scope) -> pl.DataFrame:
@@ -161,17 +182,19 @@ def adjustment_matches_provider(scope: Scope) -> pl.DataFrame:
 
 
 def freshness(scope: Scope) -> pl.DataFrame:
-    """Symbols whose newest bar is older than the last session that has closed; for a universe without an end."""
+    """Symbols without a bar of the last session that has closed; for a universe without an end."""
     if scope.grid.universe.end is not None:
         return pl.DataFrame()
     expected = scope.grid.calendar.last_closed(datetime.now(UTC))
     newest = scope.warehouse.query(
-        "SELECT symbol, max(ts) AS newest FROM ohlcv WHERE symbol IN (SELECT unnest(?)) GROUP BY symbol",
+        "SELECT symbol, max(ts) AS newest FROM (SELECT unnest(?) AS symbol) LEFT JOIN ohlcv USING (symbol) "
+        "GROUP BY symbol",
         [list(scope.slice.keys)],
     )
     ends = {symbol: last for symbol, (_, last) in scope.grid.universe.bounds.items() if last is not None}
     due = newest.filter(~pl.col("symbol").is_in(list(ends)))
-    return due.filter(pl.col("newest") < expected).with_columns(expected=pl.lit(expected)).sort("symbol")
+    late = due.filter((pl.col("newest") < expected).fill_null(True))
+    return late.with_columns(expected=pl.lit(expected)).sort("symbol")
 
 
 def feature_rows_missing(scope: Scope) -> pl.DataFrame:
@@ -318,8 +341,8 @@ def _wide_rows(version: str) -> Callable[[Scope], pl.DataFrame]:
     return lambda scope: scope.select(features_daily.wide(version, FEATURE_SETS[version].names).name)
 
 
-def _named(find: Find, *, blocking: bool = False) -> Check:
-    return Check(find.__name__, find, " ".join((find.__doc__ or "").split()), blocking)
+def _named(find: Find, *, blocking: bool = False, remedy: str = "") -> Check:
+    return Check(find.__name__, find, " ".join((find.__doc__ or "").split()), blocking, remedy)
 
 
 def _feature_contracts() -> list[Check]:
@@ -336,7 +359,12 @@ CHECKS: dict[str, Sequence[Check]] = {
         _named(calendar_gaps),
         _named(stale_prices),
         _named(outlier_returns),
-        _named(unadjusted_splits, blocking=True),
+        _named(
+            unadjusted_splits,
+            blocking=True,
+            remedy="put the split under the symbol's `splits` in the universe file ({date: ..., ratio: new shares per "
+            "old}), or a jump that is real under its `real_moves`, then run `quant ingest --force --symbols <symbol>`",
+        ),
         _named(adjustment_matches_provider),
         _named(freshness),
     ],
@@ -389,10 +417,23 @@ def _checks_of(
                 check_name=one.name,
                 passed=offending.is_empty(),
                 severity=dg.AssetCheckSeverity.ERROR if one.blocking else dg.AssetCheckSeverity.WARN,
+                description=_told(offending, one.remedy),
                 metadata={"slice": str(scope.slice), "offending": offending.height, **_table(offending)},
             )
 
     return run_checks
+
+
+def _told(rows: pl.DataFrame, remedy: str) -> str | None:
+    """The offending rows in one line."""
+    if rows.is_empty():
+        return None
+    examples = [
+        " ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row)
+        for row in rows.head(3).iter_rows()
+    ]
+    named = f"{rows.height:,} row(s) ({', '.join(rows.columns)}): {'; '.join(examples)}"
+    return named + ("; ..." if rows.height > len(examples) else "") + (f"; {remedy}" if remedy else "")
 
 
 def _table(rows: pl.DataFrame) -> dict[str, dg.MetadataValue]:

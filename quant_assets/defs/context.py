@@ -42,7 +42,7 @@ def piece_of(context: dg.AssetExecutionContext, grid: Grid) -> Iterator[Piece]:
     with failing_clearly():
         report = reporter(context)
         report(f"{context.asset_key.to_user_string()}: {work}")
-        yield Piece(work, context.run_id, now, report, grid)
+        yield Piece(work, context.run.run_id, now, report, grid)
 
 
 @dataclass(frozen=True)
@@ -72,5 +72,9 @@ def pass_gate(table: Table, frame: pl.DataFrame, piece: Piece) -> Passed:
 
 def attach(context: dg.AssetExecutionContext, cells: Sequence[str], metadata: dict[str, object]) -> None:
     """Metadata for some cells of a range only: Dagster copies a result's own metadata to every one of them."""
+    first, last = context.partition_key_range
+    if (cells[0], cells[-1]) == (first, last) and first.split("|")[0] == last.split("|")[0]:
+        context.add_asset_metadata(metadata)  # they are the whole range
+        return
     for cell in cells:
         context.add_asset_metadata(metadata, partition_key=cell)

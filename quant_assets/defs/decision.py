@@ -119,7 +119,7 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
         kinds={"duckdb", "vectorbt"},
         code_version=code_version("backtest"),
         description=backtest_summary.TABLE.doc,
-        **common,
+        **{**common, "automation_condition": when_inputs_are_in(except_updates_of="ohlcv")},
     )
     def backtest_summary_asset(
         context: dg.AssetExecutionContext, config: BacktestRun, warehouse: dg.ResourceParam[Warehouse]
@@ -139,7 +139,7 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
 
 
 def _refuse_other_strategies(context: dg.AssetExecutionContext, piece: Piece) -> None:
-    only = context.run_tags.get(STRATEGY_TAG)
+    only = context.run.tags.get(STRATEGY_TAG)
     others = [name for name in piece.slice.keys if only and name != only]
     if others:
         raise ConfigError(

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from functools import cached_property
+from zoneinfo import ZoneInfo
 
 import dagster as dg
+from dagster._core.instance.types import DynamicPartitionsStore
 
 from quant_assets.core.calendar import TradingCalendar
 from quant_assets.core.slices import Slice
@@ -44,6 +46,39 @@ class SessionDates(dg.TimeWindowPartitionsDefinition):
         return window_start.timestamp() in self._excluded
 
 
+class Cells(dg.MultiPartitionsDefinition):
+    """Dates crossed with names, whose keys are made once.
+
+    Dagster asks for all of them in every step of checks, and for those of a range with every cell's metadata. It stores
+    and sends it as the parent it is.
+    """
+
+    _all: tuple[str | None, Sequence[dg.MultiPartitionKey]] | None = None
+    _of_range: tuple[dg.PartitionKeyRange, Sequence[str]] | None = None
+
+    def get_partition_keys(
+        self,
+        current_time: datetime | None = None,
+        dynamic_partitions_store: DynamicPartitionsStore | None = None,
+    ) -> Sequence[dg.MultiPartitionKey]:
+        if current_time is not None:
+            return super().get_partition_keys(current_time, dynamic_partitions_store)
+        newest = self.time_window_partitions_def.get_last_partition_key()
+        if self._all is None or self._all[0] != newest:
+            self._all = newest, super().get_partition_keys(None, dynamic_partitions_store)
+        return self._all[1]
+
+    def get_partition_keys_in_range(  # type: ignore[override]  # as the parent has it
+        self,
+        partition_key_range: dg.PartitionKeyRange,
+        dynamic_partitions_store: DynamicPartitionsStore | None = None,
+    ) -> Sequence[str]:
+        if self._of_range is None or self._of_range[0] != partition_key_range:
+            found = super().get_partition_keys_in_range(partition_key_range, dynamic_partitions_store)
+            self._of_range = partition_key_range, found
+        return self._of_range[1]
+
+
 @dataclass(frozen=True)
 class Grid:
     """The partitions that one market universe and the strategies on it span.
@@ -60,10 +95,11 @@ class Grid:
     def dates(self) -> SessionDates:
         cron = {"day": "0 0 * * 1-5", "week": "0 0 * * 1", "month": "0 0 1 * *"}[self.universe.grain]
         daily = self.universe.grain == "day"
+        first = next(iter(self.calendar.between(self.universe.start, date.max)), self.universe.start)
         end = self.universe.end
         closed = [day for day in self.calendar.holidays() if self.universe.start <= day <= (end or date.max)]
         return SessionDates(
-            start=self.universe.start.isoformat(),
+            start=_window_start(first, self.universe.grain).isoformat(),
             end=_next_window(end, self.universe.grain).isoformat() if end else None,
             fmt="%Y-%m-%d",
             cron_schedule=cron,
@@ -75,21 +111,22 @@ class Grid:
     @cached_property
     def market(self) -> dg.MultiPartitionsDefinition:
         """date x symbol."""
-        return dg.MultiPartitionsDefinition(
+        return Cells(
             {"date": self.dates, "symbol": dg.StaticPartitionsDefinition(list(self.universe.names))}
         )
 
     @cached_property
     def decision(self) -> dg.MultiPartitionsDefinition:
         """date x strategy."""
-        return dg.MultiPartitionsDefinition(
+        return Cells(
             {"date": self.dates, "strategy": dg.StaticPartitionsDefinition(list(self.strategies))}
         )
 
     @property
     def last_session(self) -> date:
-        """The newest session that has a partition."""
-        return self.window(self.dates.get_last_partition_key() or self.universe.start.isoformat())[1]
+        """The newest session that has a partition and has begun: on a holiday Dagster has the next one's already."""
+        newest = self.window(self.dates.get_last_partition_key() or self.date_key(self.universe.start))[1]
+        return self.calendar.offset(min(newest, self.universe.end or _today(self.calendar.timezone)), 0)
 
     def window(self, key: str) -> tuple[date, date]:
         """First and last session of the date partition `key`."""
@@ -118,7 +155,10 @@ class Grid:
         first, low = keys.start.split("|", 1)
         last, high = keys.end.split("|", 1)
         names = self.universe.names if low in self.universe.names else self.strategies
-        return Slice(self.window(first)[0], self.window(last)[1], names[names.index(low) : names.index(high) + 1])
+        end = self.window(last)[1]
+        if self.universe.grain != "day":
+            end = min(end, self.last_session)  # the rest of the newest window is yet to come
+        return Slice(self.window(first)[0], end, names[names.index(low) : names.index(high) + 1])
 
     def slice_of_tags(self, tags: dict[str, str]) -> Slice | None:
         """The slice of a run by its tags; None for a run without partitions."""
@@ -134,6 +174,17 @@ class Grid:
             RANGE_START: f"{self.date_key(first)}|{keys[0]}",
             RANGE_END: f"{self.date_key(last)}|{keys[-1]}",
         }
+
+
+def _today(timezone: str) -> date:
+    return datetime.now(ZoneInfo(timezone)).date()
+
+
+def _window_start(day: date, grain: str) -> date:
+    """The first day of the date partition that holds `day`."""
+    if grain == "month":
+        return day.replace(day=1)
+    return day - timedelta(days=day.weekday()) if grain == "week" else day
 
 
 def _next_window(day: date, grain: str) -> date:

@@ -17,18 +17,17 @@ def market_job(grid: Grid) -> UnresolvedAssetJobDefinition:
     return dg.define_asset_job(
         "market_stage",
         dg.AssetSelection.groups(MARKET),
-        partitions_def=grid.market,
         executor_def=dg.in_process_executor,
+        description=f"Bars, features and labels of universe {grid.universe.name}.",
     )
 
 
-def strategy_jobs(grid: Grid, strategies: Mapping[str, StrategySpec]) -> list[UnresolvedAssetJobDefinition]:
+def strategy_jobs(strategies: Mapping[str, StrategySpec]) -> list[UnresolvedAssetJobDefinition]:
     """One job per strategy file; it refuses the partitions of other strategies."""
     return [
         dg.define_asset_job(
             strategy_id,
             dg.AssetSelection.groups(DECISION),
-            partitions_def=grid.decision,
             executor_def=dg.in_process_executor,
             description=spec.description or None,
             tags={STRATEGY_TAG: strategy_id},

@@ -1,21 +1,24 @@
 """Real Dagster runs from this process: what `quant` and scripts use where no daemon runs."""
 
 import os
+import signal
 import socket
+import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.execution.api import execute_run_iterator
 
-from quant_assets.core.errors import QuantError
+from quant_assets.core.errors import QualityError, QuantError
 from quant_assets.defs.decision import BACKTEST_TABLES
 from quant_assets.defs.grid import Grid
-from quant_assets.defs.market import RESTATED
 from quant_assets.defs.progress import listening
 from quant_assets.warehouse import Warehouse
 
@@ -28,20 +31,33 @@ class RunFailedError(QuantError):
     """A run that ended in failure; the message is the failed step's own."""
 
 
+@dataclass(frozen=True)
+class FailedCheck:
+    """An asset check that found something; `blocking` ones stop what lies downstream."""
+
+    name: str
+    blocking: bool
+    words: str
+
+
 @dataclass
 class Launched:
     """One finished run.
 
-    `cells` counts materialised partitions by asset, `failures` are the failed steps' words, and `restated` holds the
-    symbols whose stored bars were changed, with the first and last date of that.
+    `cells` counts materialised partitions by asset, `failures` are the failed steps' words.
     """
 
     run_id: str
     succeeded: bool
     cells: dict[str, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
-    failed_checks: list[str] = field(default_factory=list)
-    restated: dict[str, tuple[date, date]] = field(default_factory=dict)
+    failed_checks: list[FailedCheck] = field(default_factory=list)
+    interrupted: bool = False
+
+    @property
+    def blocked(self) -> bool:
+        """Whether a blocking check found something."""
+        return any(one.blocking for one in self.failed_checks)
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,13 @@ class Launcher:
     def fail_dead_runs(self) -> list[str]:
         """Mark runs as failed whose process is gone, and drop the backtest rows they left. Returns their ids."""
         unfinished = self.instance.get_runs(
-            dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+            dg.RunsFilter(
+                statuses=[
+                    dg.DagsterRunStatus.NOT_STARTED,
+                    dg.DagsterRunStatus.STARTING,
+                    dg.DagsterRunStatus.STARTED,
+                ]
+            )
         )
         dead = [run for run in unfinished if _is_dead(run.tags.get(PROCESS_TAG))]
         for run in dead:
@@ -88,29 +110,51 @@ class Launcher:
     def missing(
         self, assets: Sequence[str], keys: Sequence[str], first: date, last: date
     ) -> dict[str, tuple[date, date]]:
-        """For each of `keys` the smallest span of dates that holds every cell which one of `assets` still lacks."""
+        """For each of `keys` the smallest span of dates that holds every cell which one of `assets` still lacks.
+
+        A cell whose input was materialised after it is lacking too; its span then goes on to `last`, because values
+        look back over it.
+        """
         wanted = list(self.grid.date_keys(first, last))
         spans: dict[str, tuple[date, date]] = {}
-        done = {asset: self._materialized(asset) for asset in assets}
+        states = [self._state(asset) for asset in assets]
         for key in keys:
-            lacking = [
-                one for one in wanted if any(f"{one}|{key}" not in materialized for materialized in done.values())
-            ]
+            cells = [f"{one}|{key}" for one in wanted]
+            lacking = [at for at, cell in enumerate(cells) if any(cell not in done for done, _ in states)]
             if lacking:
-                spans[key] = (max(first, self.grid.window(lacking[0])[0]), min(last, self.grid.window(lacking[-1])[1]))
+                stale = any(cells[at] in old for at in lacking for _, old in states)
+                low, high = wanted[lacking[0]], wanted[-1 if stale else lacking[-1]]
+                spans[key] = (max(first, self.grid.window(low)[0]), min(last, self.grid.window(high)[1]))
         return spans
 
-    def _materialized(self, asset: str) -> set[str]:
-        """Partitions that are there; none where the asset's code has changed since."""
+    def without(self, asset: str, keys: Sequence[str], first: date, last: date) -> list[str]:
+        """Those of `keys` that have no cell of `asset` from `first` to `last`."""
+        there = self.instance.get_materialized_partitions(dg.AssetKey(asset))
+        days = self.grid.date_keys(first, last)
+        return [key for key in keys if not any(f"{day}|{key}" in there for day in days)]
+
+    def _state(self, asset: str) -> tuple[set[str], set[str]]:
+        """Partitions that are up to date, and those older than an input; none where the asset's code has changed."""
         key = dg.AssetKey(asset)
         event = self.instance.get_latest_materialization_event(key)
         if event is None or event.asset_materialization is None:
-            return set()
+            return set(), set()
+        node = self._repository.get_definition().asset_graph.get(key)
         made_by = (event.asset_materialization.tags or {}).get("dagster/code_version")
-        if made_by != self._repository.get_definition().asset_graph.get(key).code_version:
+        if made_by != node.code_version:
             self._watch(f"{asset}: its code has changed since it was last materialised; doing all of it again")
-            return set()
-        return self.instance.get_materialized_partitions(key)
+            return set(), set()
+        made = self._newest(key)
+        stale = {
+            cell for parent in node.parent_keys for cell, at in self._newest(parent).items() if at > made.get(cell, at)
+        }
+        return made.keys() - stale, stale
+
+    def _newest(self, key: dg.AssetKey) -> Mapping[str, int]:
+        """Partition -> storage id of its newest materialisation."""
+        return self.instance.event_log_storage.get_latest_storage_id_by_partition(
+            key, dg.DagsterEventType.ASSET_MATERIALIZATION
+        )
 
     def run(
         self,
@@ -122,8 +166,14 @@ class Launcher:
         tags: Mapping[str, str] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> Launched:
-        """Materialise `assets` for `first`..`last` and neighbouring `keys` in one run, in this process."""
+        """Materialise `assets` for `first`..`last` and neighbouring `keys` in one run, in this process.
+
+        Raises:
+            QualityError: a blocking check of an asset upstream found something when it last ran.
+            KeyboardInterrupt: the run was interrupted; it is then marked as failed or canceled.
+        """
         selection = frozenset(dg.AssetKey(asset) for asset in assets)
+        self._refuse_blocked(selection)
         job_name = self._repository.get_definition().get_implicit_job_def_for_assets(selection)
         assert job_name is not None
         job = self._repository.get_reconstructable_job(job_name.name).get_subset(asset_selection=selection)
@@ -140,10 +190,32 @@ class Launcher:
             job_code_origin=job.get_python_origin(),
         )
         launched = Launched(run.run_id, succeeded=False)
-        with listening(self._watch):
-            for event in execute_run_iterator(job, run, self.instance):
-                self._note(event, launched)
+        try:
+            with listening(self._watch), _sigint() as came:
+                for event in execute_run_iterator(job, run, self.instance):
+                    self._note(event, launched)
+                    if came() and not launched.interrupted:
+                        # raised where nothing passes an exception on (a finaliser, a connection pool): once more
+                        signal.raise_signal(signal.SIGINT)
+        except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+            launched.interrupted = True
+        if launched.interrupted:
+            stopped = self.instance.get_run_by_id(run.run_id)
+            if stopped and not stopped.is_finished:
+                self.instance.report_run_canceled(stopped, "interrupted")
+            raise KeyboardInterrupt
         return launched
+
+    def _refuse_blocked(self, selection: frozenset[dg.AssetKey]) -> None:
+        graph = self._repository.get_definition().asset_graph
+        upstream = set().union(*(graph.get_ancestor_asset_keys(key) for key in selection)) - selection
+        blocking = [key for key in graph.asset_check_keys if key.asset_key in upstream and graph.get(key).blocking]
+        latest = self.instance.event_log_storage.get_latest_asset_check_execution_by_key(blocking)
+        for record in latest.values():
+            event = record.event.dagster_event if record.event else None
+            failed = _failed_check(event) if event and event.event_type_value == "ASSET_CHECK_EVALUATION" else None
+            if failed:
+                raise QualityError(f"blocked by check {failed.name} of run {record.run_id}: {failed.words}")
 
     def _note(self, event: dg.DagsterEvent, launched: Launched) -> None:
         asset = (event.step_key or "").removesuffix("_checks")
@@ -152,29 +224,68 @@ class Launcher:
             self._watch(Step(event.step_key or "", "start"))
         elif kind == "ASSET_MATERIALIZATION":
             cells = launched.cells[asset] = launched.cells.get(asset, 0) + 1
-            restated = event.step_materialization_data.materialization.metadata.get(RESTATED)
-            if isinstance(restated, dg.JsonMetadataValue) and isinstance(restated.data, dict):
-                for symbol, (first, last) in restated.data.items():
-                    launched.restated[symbol] = (date.fromisoformat(first), date.fromisoformat(last))
             if cells % 500 == 0:
                 self._watch(Step(asset, "cells", cells))
         elif kind == "STEP_SUCCESS":
             self._watch(Step(event.step_key or "", "done", launched.cells.get(asset, 0)))
         elif kind == "STEP_FAILURE":
-            launched.failures.append(_words(event))
+            launched.interrupted |= _is_interrupt(event)
+            blocking = [f"check {one.name}: {one.words}" for one in launched.failed_checks if one.blocking]
+            launched.failures += (
+                blocking if (event.step_key or "").endswith("_checks") and blocking else [_words(event)]
+            )
             self._watch(Step(event.step_key or "", "failed", launched.cells.get(asset, 0)))
         elif kind == "STEP_UP_FOR_RETRY":
             self._watch(f"{asset}: {_words(event)}; trying again")
         elif kind == "ASSET_CHECK_EVALUATION":
-            evaluation = event.asset_check_evaluation_data
-            if not evaluation.passed:
-                launched.failed_checks.append(
-                    f"{evaluation.asset_key.to_user_string()}.{evaluation.check_name} ({evaluation.severity.value})"
-                )
+            failed = _failed_check(event)
+            if failed:
+                launched.failed_checks.append(failed)
         elif kind == "RUN_SUCCESS" or kind == "PIPELINE_SUCCESS":
             launched.succeeded = True
+        elif kind in ("RUN_CANCELED", "PIPELINE_CANCELED"):
+            launched.interrupted = True
         elif kind in ("RUN_FAILURE", "PIPELINE_FAILURE") and not launched.failures:
             launched.failures.append(event.message or "the run failed")
+
+
+def _failed_check(event: dg.DagsterEvent) -> FailedCheck | None:
+    """The check that `event` evaluates; None if it passed."""
+    evaluation = event.asset_check_evaluation_data
+    if evaluation.passed:
+        return None
+    name = f"{evaluation.asset_key.to_user_string()}.{evaluation.check_name}"
+    blocking = bool(evaluation.blocking) and evaluation.severity == dg.AssetCheckSeverity.ERROR
+    return FailedCheck(name, blocking, evaluation.description or "see the asset's Checks tab")
+
+
+@contextmanager
+def _sigint() -> Iterator[Callable[[], bool]]:
+    """A function that says whether SIGINT has come since it was last asked, whatever became of its exception."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+
+        def came() -> bool:
+            try:
+                return signal.SIGINT in reader.recv(4096)
+            except BlockingIOError:
+                return False
+
+        before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        try:
+            yield came
+        finally:
+            signal.set_wakeup_fd(before)
+
+
+def _is_interrupt(event: dg.DagsterEvent) -> bool:
+    error = getattr(event.event_specific_data, "error", None)
+    return error is not None and error.cls_name in ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
 
 
 def _words(event: dg.DagsterEvent) -> str:

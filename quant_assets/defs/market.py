@@ -83,6 +83,7 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
                         stored[symbol],
                         listed_from=listed_from,
                         listed_to=listed_to,
+                        splits=universe.splits.get(symbol),
                     )
                     if number % 50 == 0 or len(piece.slice.keys) <= 20:
                         piece.report(f"{number}/{len(piece.slice.keys)} {symbol}: {done[symbol].note}")

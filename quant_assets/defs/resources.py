@@ -1,7 +1,7 @@
 """Resources configure; the plain objects they return do the work."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -10,15 +10,16 @@ from dagster_duckdb import DuckDBResource
 
 from quant_assets.core.settings import Settings
 from quant_assets.models.store import ModelStore
-from quant_assets.warehouse import Warehouse
+from quant_assets.warehouse import Warehouse, attached
 
 
 class DuckDBFile(DuckDBResource):
-    """A `DuckDBResource` that opens once, for the warehouse has its own bounded wait, and closes whatever happens."""
+    """A `DuckDBResource` that tries once, for the warehouse waits its own bounded time, and starts no new engine."""
 
     @contextmanager
     def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        with closing(duckdb.connect(self.database, config=self.connection_config)) as connection:
+        read_only = self.connection_config.get("access_mode") == "READ_ONLY"
+        with attached(Path(self.database), read_only=read_only) as connection:
             yield connection
 
 

@@ -1,12 +1,20 @@
 """What one symbol's ingest asks for and what it replaces. Pure but for the provider: nothing is stored here."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 
 import polars as pl
 
 from quant_assets.core.errors import PermanentProviderError
-from quant_assets.market_data.provider import ACTIONS_SCHEMA, BARS_SCHEMA, Fetched, FetchRequest, Provider
+from quant_assets.market_data.provider import (
+    ACTIONS_SCHEMA,
+    BARS_SCHEMA,
+    Fetched,
+    FetchRequest,
+    Provider,
+    actions_frame,
+)
 
 OVERLAP = 10
 """Stored bars that an ingest reads again, to notice a restated history."""
@@ -70,6 +78,7 @@ def ingest_symbol(
     *,
     listed_from: date | None = None,
     listed_to: date | None = None,
+    splits: Mapping[date, float] | None = None,
 ) -> Ingested:
     """Fetch what `symbol` lacks of the sessions `first` to `last` and say what it replaces.
 
@@ -91,6 +100,7 @@ def ingest_symbol(
         first, last: sessions of the slice, both inclusive.
         stored: what the warehouse has.
         listed_from, listed_to: the universe's dates of the symbol; outside them it has no rows.
+        splits: ex-date -> new shares per old, of splits that the provider does not know or has wrong.
 
     Raises:
         ValueError: `first` after `last`.
@@ -113,14 +123,14 @@ def ingest_symbol(
         )
     foreign = stored.source is not None and stored.source != provider.name
     request = _request(symbol, low, high, stored)
-    fetched = _fetch(provider, request, whole=foreign)
+    fetched = _fetch(provider, request, splits or {}, whole=foreign)
     requests = fetched.requests
     changes = _changes(stored.tail, fetched.bars)
     compared = stored.tail["ts"].is_in(fetched.bars["ts"].implode()).sum()
     settled = len(changes) == 1 and compared > 1 and changes["ts"][0] == stored.last
     if foreign or (len(changes) and not settled):
         if not fetched.complete and not foreign:
-            fetched = _fetch(provider, request, whole=True)
+            fetched = _fetch(provider, request, splits or {}, whole=True)
             requests += fetched.requests
         why = f"stored bars come from {stored.source}" if foreign else _told(changes)
         return _restate(provider, symbol, low, high, stored, fetched, requests, why, foreign, listed_from, listed_to)
@@ -223,14 +233,30 @@ def _request(symbol: str, low: date, high: date, stored: Stored) -> FetchRequest
     return FetchRequest(symbol, overlap, last, stored.last)
 
 
-def _fetch(provider: Provider, request: FetchRequest, *, whole: bool) -> Fetched:
+def _fetch(provider: Provider, request: FetchRequest, splits: Mapping[date, float], *, whole: bool) -> Fetched:
     fetched = provider.fetch(request, whole=whole)
     if fetched.bars.is_empty():
         raise PermanentProviderError(
             f"{provider.name}: {request.symbol}: an answer without any bar; "
             "check the symbol, or take it out of the universe"
         )
-    return fetched
+    return _corrected(fetched, splits, provider.gives_actions) if splits else fetched
+
+
+def _corrected(fetched: Fetched, splits: Mapping[date, float], gives_actions: bool) -> Fetched:
+    """The answer with `splits` among its actions, in place of the provider's own on the same ex-dates.
+
+    Where prices are adjusted by the provider's adjusted close, that is divided by the ratio before the ex-date.
+    """
+    given = pl.DataFrame({"ex_date": list(splits), "value": list(splits.values())}).with_columns(kind=pl.lit("split"))
+    others = fetched.actions.join(given, on=["ex_date", "kind"], how="anti")
+    corrected = replace(fetched, actions=actions_frame(pl.concat([others, given.select(others.columns)])))
+    if gives_actions:
+        return corrected
+    adjusted = pl.coalesce("adjusted_close", "close")
+    for ex_date, ratio in splits.items():
+        adjusted = pl.when(pl.col("ts") < ex_date).then(adjusted / ratio).otherwise(adjusted)
+    return replace(corrected, bars=fetched.bars.with_columns(adjusted_close=adjusted))
 
 
 def _changes(tail: pl.DataFrame, bars: pl.DataFrame) -> pl.DataFrame:

@@ -52,6 +52,18 @@ class Verdict:
     findings: tuple[Finding, ...] = ()
     untested: str = ""
 
+    @property
+    def result(self) -> str:
+        """`passed`, `not applicable`, or how many findings there are."""
+        if self.untested:
+            return "not applicable"
+        return f"{len(self.findings)} finding(s)" if self.findings else "passed"
+
+    @property
+    def detail(self) -> str:
+        """The first finding, or why nothing was tested."""
+        return self.findings[0].message if self.findings else self.untested
+
 
 @dataclass
 class Trainings:
@@ -194,8 +206,7 @@ def all_probes(
 def made_bars(
     bounds: Mapping[str, Bounds], calendar: TradingCalendar, last: date, sessions: int = 1000
 ) -> pl.DataFrame:
-    """Synthetic bars under the names of `bounds`, on the newest `sessions` sessions up to `last` on which each is
-    listed; ready for `run`."""
+    """Synthetic bars under the names of `bounds`: the newest `sessions` sessions up to `last`, as far as listed."""
     days = calendar.between(date.min, last)[-sessions:]
     names = dict(zip(synthetic_symbols(len(bounds)), bounds, strict=True))
     bars = synthetic_bars(list(names), days).with_columns(pl.col("symbol").replace_strict(names))
@@ -224,13 +235,16 @@ def choose(probes: Iterable[Probe], names: Collection[str]) -> list[Probe]:
 
 
 def _cuts(probe: Probe, bars: pl.DataFrame) -> list[date]:
-    """Decision dates by which something is known, from the middle one to the last that has a future."""
+    """Decision dates by which something is known, from the middle one to the last, and the session before that."""
     known = probe.fn(bars.sort("symbol", "ts"))[probe.known_on].unique()
-    last = bars["ts"].max()
-    days = [day for day in known.filter(known.is_in(probe.decides_on)).sort().to_list() if day < last]
-    half = len(days) // 2
-    places = {half + (len(days) - 1 - half) * step // max(probe.cuts - 1, 1) for step in range(probe.cuts)}
-    return [days[place] for place in sorted(places)] if days else []
+    sessions = bars["ts"].unique().sort().to_list()
+    days = [day for day in known.filter(known.is_in(probe.decides_on)).sort().to_list() if day < sessions[-1]]
+    if not days:
+        return []
+    half, last = len(days) // 2, len(days) - 1
+    chosen = {days[half + (last - half) * step // max(probe.cuts - 1, 1)] for step in range(probe.cuts)}
+    before = sessions.index(days[last]) - 1
+    return sorted(chosen | {sessions[max(before, 0)]})
 
 
 def _feature_lookback(signal: FactorRank) -> int:

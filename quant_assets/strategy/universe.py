@@ -48,13 +48,25 @@ def distinct(symbols: tuple[str, ...]) -> tuple[str, ...]:
     return symbols
 
 
+class Split(Section):
+    """A split that the provider does not know or has wrong: `ratio` new shares per old, from `date` on."""
+
+    date: date
+    ratio: float = Field(gt=0)
+
+
 class Listing(Section):
-    """One symbol, and the first and last session on which it is listed (both inclusive; None: as the universe)."""
+    """One symbol, and the first and last session on which it is listed (both inclusive; None: as the universe).
+
+    `splits` correct the provider's; `real_moves` are sessions whose jump looks like a split and is none.
+    """
 
     symbol: Symbol
     first: date | None = Field(default=None, alias="from")
     last: date | None = Field(default=None, alias="to")
     name: str | None = None
+    splits: Annotated[tuple[Split, ...], Field(strict=False)] = ()
+    real_moves: Annotated[tuple[date, ...], Field(strict=False)] = ()
 
     @model_validator(mode="after")
     def _ordered(self) -> "Listing":
@@ -124,6 +136,11 @@ class Universe(Section):
             )
             for listing in sorted(self.symbols, key=lambda listing: listing.symbol)
         }
+
+    @cached_property
+    def splits(self) -> dict[str, dict[date, float]]:
+        """Symbol -> ex-date -> new shares per old, of the symbols whose provider is corrected."""
+        return {one.symbol: {split.date: split.ratio for split in one.splits} for one in self.symbols if one.splits}
 
 
 def load_universe(path: Path) -> Universe:

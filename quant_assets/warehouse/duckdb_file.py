@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,13 @@ import polars as pl
 from filelock import FileLock, Timeout
 
 from quant_assets.contracts import TABLES, VIEWS, Table, features_daily
+from quant_assets.contracts.order import in_order
 from quant_assets.core.errors import WarehouseError, WarehouseLockedError
+from quant_assets.warehouse.engine import attached
 
 _SILENT_SECONDS = 3.0
+_DISK = ("Could not write", "No space left on device", "File too large")
+_DAMAGE = ("Corrupt database file", "Could not read enough bytes")
 _log = logging.getLogger(__name__)
 
 Connect = Callable[[bool], AbstractContextManager[duckdb.DuckDBPyConnection]]
@@ -57,11 +61,15 @@ class Writer:
         try:
             return self._counted(f"DELETE FROM {table.name} AS kept USING wanted WHERE {on}")
         finally:
-            self._connection.unregister("wanted")
+            self._forget("wanted")
 
     def _counted(self, sql: str, params: Sequence[Any] = ()) -> int:
         row = self._connection.execute(sql, list(params)).fetchone()
         return int(row[0]) if row else 0
+
+    def _forget(self, name: str) -> None:
+        with suppress(duckdb.Error):  # after a failed statement DuckDB refuses this too, and must not hide the failure
+            self._connection.unregister(name)
 
     def append(self, table: Table, frame: pl.DataFrame, *, run_id: str | None = None) -> int:
         """Insert rows in the table's sort order; returns their number. `run_id` is added where the table carries it."""
@@ -69,12 +77,12 @@ class Writer:
             frame = frame.with_columns(pl.lit(run_id, pl.String).alias("run_id"))
         if frame.is_empty():
             return 0
-        rows = frame.select(c.name for c in table.all_columns).sort(table.sort)
+        rows = _sorted(frame.select(c.name for c in table.all_columns), table.sort)
         self._connection.register("incoming", rows)
         try:
             self._connection.execute(f"INSERT INTO {table.name} BY NAME SELECT * FROM incoming")
         finally:
-            self._connection.unregister("incoming")
+            self._forget("incoming")
         return rows.height
 
     def replace(
@@ -101,12 +109,15 @@ class Writer:
 
     def ensure(self, table: Table) -> None:
         """Create a table beyond the contracts' own (a feature set's wide form), or add the columns it has gained."""
-        self._connection.execute(table.ddl())
-        known = {row[0] for row in self._connection.execute(f"DESCRIBE {table.name}").fetchall()}
-        for column in table.all_columns:
-            if column.name not in known:
-                self._connection.execute(f'ALTER TABLE {table.name} ADD COLUMN "{column.name}" {column.type}')
-        _define_views(self._connection)
+        of_table = "SELECT column_name FROM duckdb_columns() WHERE table_name = ?"
+        known = {row[0] for row in self._connection.execute(of_table, [table.name]).fetchall()}
+        gained = [column for column in table.all_columns if column.name not in known]
+        if not known:
+            self._connection.execute(table.ddl())
+        for column in gained if known else ():
+            self._connection.execute(f'ALTER TABLE {table.name} ADD COLUMN "{column.name}" {column.type}')
+        if gained:
+            _define_views(self._connection)
 
 
 class Warehouse:
@@ -114,20 +125,15 @@ class Warehouse:
 
     Args:
         path: the DuckDB file; its folder is made when first written.
-        connect: opens the file; the default is plain `duckdb.connect`.
+        connect: opens the file; the default is `engine.attached`.
         lock_timeout: seconds to wait for another process before `WarehouseLockedError`.
     """
 
     def __init__(self, path: Path, *, connect: Connect | None = None, lock_timeout: float = 600.0) -> None:
         self.path = path
         self._lock_timeout = lock_timeout
-        self._open = connect or self._plain
+        self._open = connect or (lambda read_only: attached(path, read_only=read_only))
         self._prepared = False
-
-    @contextmanager
-    def _plain(self, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
-        with closing(duckdb.connect(str(self.path), read_only=read_only)) as connection:
-            yield connection
 
     def prepare(self) -> list[str]:
         """Create the file and every table that is missing. Returns the names of the tables created.
@@ -182,19 +188,22 @@ class Warehouse:
         The new file replaces the old one in one rename; a crash before that leaves the old one.
         """
         self._prepare_once()
-        before = self.path.stat().st_size
         part = self.path.with_suffix(".compact")
-        part.unlink(missing_ok=True)
         with self._turn():
-            with self._connection(read_only=False) as connection:
-                connection.execute("CHECKPOINT")
-                source = connection.execute("SELECT current_database()").fetchone()
-                target = str(part).replace("'", "''")
-                connection.execute(f"ATTACH '{target}' AS compacted")
-                connection.execute(f'COPY FROM DATABASE "{source[0] if source else ""}" TO compacted')
-                connection.execute("DETACH compacted")
-            part.replace(self.path)
-        return before, self.path.stat().st_size
+            before = self.path.stat().st_size
+            _remove(part)  # of a process that was killed
+            try:
+                with self._connection(read_only=False) as connection:
+                    connection.execute("CHECKPOINT")
+                    source = connection.execute("SELECT current_database()").fetchone()
+                    target = str(part).replace("'", "''")
+                    connection.execute(f"ATTACH '{target}' AS compacted")
+                    connection.execute(f'COPY FROM DATABASE "{source[0] if source else ""}" TO compacted')
+                    connection.execute("DETACH compacted")
+                part.replace(self.path)
+            finally:
+                _remove(part)
+            return before, self.path.stat().st_size
 
     def _prepare_once(self) -> None:
         if not self._prepared:
@@ -261,6 +270,16 @@ class Warehouse:
                 pause = min(pause * 2, 1.0)
 
 
+def _sorted(rows: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """`rows` sorted stably; five times faster where they stand in order of all keys but the first."""
+    return rows.sort(by[0] if by and in_order(rows, by[1:]) else by, maintain_order=True)
+
+
+def _remove(database: Path) -> None:
+    for file in (database, database.with_name(f"{database.name}.wal")):
+        file.unlink(missing_ok=True)
+
+
 def _refuse_foreign(path: Path) -> None:
     try:
         with path.open("rb") as file:
@@ -292,7 +311,10 @@ def _first_line(error: duckdb.Error) -> str:
 
 def _translated(error: duckdb.Error, path: Path) -> WarehouseError:
     text = _first_line(error)
-    if isinstance(error, duckdb.SerializationException | duckdb.InternalException | duckdb.FatalException):
+    damage = duckdb.SerializationException | duckdb.InternalException | duckdb.FatalException
+    if any(words in text for words in _DISK):
+        return WarehouseError(f"cannot read or write {path} ({text}); check its permissions and the free disk space")
+    if isinstance(error, damage) or any(words in text for words in _DAMAGE):
         return WarehouseError(_damaged(path, text))
     if isinstance(error, duckdb.IOException | duckdb.PermissionException):
         return WarehouseError(f"cannot read or write {path} ({text}); check its permissions and the free disk space")

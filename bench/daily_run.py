@@ -1,0 +1,115 @@
+"""One new session of 500 symbols with ten years of history, through the whole graph, start of the process to its exit.
+
+Run with `python bench/daily_run.py`. Ours is `quant daily --asof <session>`, what a scheduler would run: bars, features
+and labels of 500 symbols, then predictions, targets and backtest of a factor strategy (its backtest spans all ten years)
+and of a pooled model strategy whose model was trained a quarter before. The other side is a process that imports the
+same libraries and runs the same graph in Dagster (partitions, dependencies, checks, runs) with empty bodies. Each
+round takes the next session for both. Bounded by the imports, which are both sides' larger half, and by
+Dagster's runs; of our own work by the ten years that the model's fingerprint and the backtest cover.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from common import load, median_of, process, report, temporary_home
+
+SYMBOLS, SESSIONS, ROUNDS = 500, 2520, 5
+GRAIN = "month"
+FIRST = date(2010, 1, 4)
+SEEDED = "seeded.json"
+
+UNIVERSE = """\
+name: synthetic
+version: 1.0.0
+provider: synthetic
+grain: {grain}
+start: {start}
+end: {end}
+symbols: [{symbols}]
+"""
+FACTOR = """\
+strategy_id: factor
+version: 1.0.0
+universe: synthetic
+signal: {{type: factor_rank, inputs: {{feature_version: v1, feature_name: ret_60d}}}}
+rebalance: {{frequency: weekly, asof_policy: close}}
+portfolio: {{top_k: 50, weighting: equal}}
+supervisor: {{max_weight_per_symbol: 0.05, max_positions: 50}}
+min_cross_section: 0.9
+backtest: {{from: {start}, fee_bps: 2, slippage_bps: 10}}
+"""
+MODEL = """\
+strategy_id: model
+version: 1.0.0
+universe: synthetic
+signal:
+  type: model_score
+  model: {{task: classification, label: direction_60d, scope: universe, retrain: quarterly}}
+rebalance: {{frequency: weekly, asof_policy: close}}
+portfolio: {{top_k: 50, weighting: score_weighted}}
+supervisor: {{max_weight_per_symbol: 0.05, max_positions: 50}}
+min_cross_section: 0.9
+backtest: {{from: {start}, fee_bps: 2, slippage_bps: 10}}
+"""
+
+
+def write_universe(home: Path, sessions: Sequence[date], last: date) -> None:
+    """The universe as it is on the day `last`: its partitions end there, as a live universe's do."""
+    from quant_assets.market_data.synthetic import synthetic_symbols
+
+    (home / "strategies" / "universes" / "synthetic.yaml").write_text(
+        UNIVERSE.format(grain=GRAIN, start=sessions[0], end=last, symbols=", ".join(synthetic_symbols(SYMBOLS)))
+    )
+
+
+def write_files(home: Path) -> dict[str, Any]:
+    """The universe on the last day of history and the two strategies. Returns the dates that rounds need."""
+    from quant_assets.core.calendar import trading_calendar
+
+    sessions = trading_calendar().between(FIRST, date.max)[: SESSIONS + ROUNDS + 1]
+    history, new = sessions[:SESSIONS], sessions[SESSIONS:]
+    quarters = [day for before, day in pairwise(history) if (day.month - 1) // 3 != (before.month - 1) // 3]
+    (home / "strategies" / "universes").mkdir(parents=True)
+    write_universe(home, sessions, history[-1])
+    (home / "strategies" / "factor.yaml").write_text(FACTOR.format(start=history[0]))
+    (home / "strategies" / "model.yaml").write_text(MODEL.format(start=quarters[-2]))
+    return {"first": history[0], "last": history[-1], "model_from": quarters[-2], "new": new}
+
+
+def seed(home: Path) -> None:
+    """Ten years in the warehouse by our own functions; targets and the model by the decision stage itself."""
+    dates = write_files(home)
+    from quant_assets.cli.session import DECISION_ASSETS, session
+    from quant_assets.contracts import TABLES, Table, features_daily
+    from quant_assets.contracts.gate import gate
+    from quant_assets.features import feature_set
+    from quant_assets.labels import label_set, settled_between
+    from quant_assets.market_data.synthetic import synthetic_bars
+
+    first, last = dates["first"], dates["last"]
+    calendar, names = session.grid.calendar, session.grid.universe.names
+    import polars as pl
+
+    now = datetime.now(UTC).replace(tzinfo=None)
+    bars = synthetic_bars(names, calendar.sessions).filter(pl.col("ts").is_between(first, last))
+
+    def store(table: Table, frame: Any, instant: str) -> None:
+        with session.warehouse.write() as writer:
+            writer.ensure(table)
+            writer.append(table, gate(table, frame.with_columns(pl.lit(now).alias(instant))).good, run_id="seed")
+
+    features, labels = feature_set("v1"), label_set("v1")
+    store(TABLES["ohlcv"], bars, "ingested_at")
+    store(features_daily.wide("v1", features.names), features.compute(bars), "computed_at")
+    store(TABLES["labels"], settled_between(labels.compute(bars), first, last), "computed_at")
+    for strategy, since in (("factor", first), ("model", dates["model_from"])):
+        if not session.launcher.run(DECISION_ASSETS, since, last, [strategy]).succeeded:
+            raise SystemExit(f"seeding {strategy} failed")
+    (home / SEEDED).write_text(json.dumps([str(day) for day in dates["new"]]))
