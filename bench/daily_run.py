@@ -11,8 +11,9 @@ Dagster's runs; of our own work by the ten years that the model's fingerprint an
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -24,6 +25,8 @@ SYMBOLS, SESSIONS, ROUNDS = 500, 2520, 5
 GRAIN = "month"
 FIRST = date(2010, 1, 4)
 SEEDED = "seeded.json"
+MARKET = ("ohlcv", "features_daily", "labels")
+DECISION = ("predictions", "targets", "backtest_summary")
 
 UNIVERSE = """\
 name: synthetic
@@ -89,6 +92,7 @@ def seed(home: Path) -> None:
     from quant_assets.cli.session import DECISION_ASSETS, session
     from quant_assets.contracts import TABLES, Table, features_daily
     from quant_assets.contracts.gate import gate
+    from quant_assets.defs.checks import CHECKS
     from quant_assets.features import feature_set
     from quant_assets.labels import label_set, settled_between
     from quant_assets.market_data.synthetic import synthetic_bars
@@ -112,4 +116,80 @@ def seed(home: Path) -> None:
     for strategy, since in (("factor", first), ("model", dates["model_from"])):
         if not session.launcher.run(DECISION_ASSETS, since, last, [strategy]).succeeded:
             raise SystemExit(f"seeding {strategy} failed")
-    (home / SEEDED).write_text(json.dumps([str(day) for day in dates["new"]]))
+    checks = {asset: [(one.name, one.blocking) for one in found] for asset, found in CHECKS.items()}
+    days = [str(day) for day in dates["new"]]
+    (home / SEEDED).write_text(json.dumps({"days": days, "strategies": list(session.strategies), "checks": checks}))
+
+
+LIBRARIES = ("typer", "rich.table", "dagster", "dagster_duckdb", "duckdb", "polars", "pandera.polars") + (
+    "lightgbm", "scipy.special", "sklearn.linear_model", "vectorbt", "matplotlib.figure",
+)
+"""What `quant daily` has imported at its end, beside ourselves."""
+
+
+def empty(home: Path, day: date) -> None:
+    """The same graph and runs with nothing in the bodies: assets, checks, partitions, in processes like ours."""
+    for name in LIBRARIES:
+        import_module(name)
+    import dagster as dg
+
+    from quant_assets.core.calendar import trading_calendar
+    from quant_assets.defs.grid import Grid
+    from quant_assets.strategy.universe import load_universe
+
+    told = json.loads((home / SEEDED).read_text())
+    universe = load_universe(home / "strategies" / "universes" / "synthetic.yaml")
+    grid = Grid(universe, trading_calendar(), tuple(told["strategies"]))
+    across = dg.MultiPartitionMapping({"date": dg.DimensionPartitionMapping("date", dg.TimeWindowPartitionMapping())})
+    inputs: dict[str, list[Any]] = {
+        "ohlcv": [],
+        "features_daily": ["ohlcv"],
+        "labels": ["ohlcv"],
+        "predictions": [dg.AssetDep("features_daily", partition_mapping=across)]
+        + [dg.AssetDep("labels", partition_mapping=across)],
+        "targets": ["predictions", dg.AssetDep("features_daily", partition_mapping=across)],
+        "backtest_summary": ["targets", dg.AssetDep("ohlcv", partition_mapping=across)],
+    }
+    stages = {grid.market: MARKET, grid.decision: DECISION}
+
+    def asset(name: str, partitions: dg.PartitionsDefinition) -> dg.AssetsDefinition:
+        @dg.asset(
+            name=name,
+            partitions_def=partitions,
+            deps=inputs[name],
+            backfill_policy=dg.BackfillPolicy.single_run(),
+            code_version="1",
+        )
+        def body() -> dg.MaterializeResult:
+            return dg.MaterializeResult()
+
+        return body
+
+    def checks(name: str) -> dg.AssetChecksDefinition:
+        specs = [dg.AssetCheckSpec(one, asset=name, blocking=blocking) for one, blocking in told["checks"][name]]
+
+        @dg.multi_asset_check(name=f"{name}_checks", specs=specs, can_subset=True)
+        def body() -> Iterator[dg.AssetCheckResult]:
+            for spec in specs:
+                yield dg.AssetCheckResult(asset_key=name, check_name=spec.name, passed=True)
+
+        return body
+
+    defs = dg.Definitions(
+        assets=[asset(name, partitions) for partitions, names in stages.items() for name in names],
+        asset_checks=[checks(name) for names in stages.values() for name in names],
+        executor=dg.in_process_executor,
+    )
+    instance = dg.DagsterInstance.get()
+    for names, keys in ((MARKET, universe.names), *((DECISION, (strategy,)) for strategy in told["strategies"])):
+        selection = [dg.AssetKey(name) for name in names]
+        job = defs.get_repository_def().get_implicit_job_def_for_assets(selection)
+        assert job is not None
+        run = job.get_subset(asset_selection=set(selection)).execute_in_process(
+            {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            instance=instance,
+            tags=grid.range_tags(day, day, keys),
+        )
+        if not run.success:
+            raise SystemExit("the empty graph failed")
+    print("materialized", sum(len(names) for names in stages.values()))

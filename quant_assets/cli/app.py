@@ -235,8 +235,6 @@ def pipeline_run(
     periods = _periods(strategy, first, last)
     until = max(high for _, high in periods.values())
     runs = _market_stage(session.grid.universe.start, until, list(session.grid.universe.names), force)
-    if any(run.blocked for run in runs):
-        _finish(runs, ["ohlcv", "labels", "quarantine"])
     for name, (low, high) in periods.items():
         runs.append(
             session.launcher.run(
@@ -379,13 +377,14 @@ def _market_stage(first: date, last: date, names: list[str], force: bool) -> lis
         return []
     order = list(session.grid.universe.names)
     done = session.run_groups(MARKET_ASSETS, spans, order)
-    if any(run.blocked for run in done):
-        return done
     good = set(names) - set(session.launcher.missing(("ohlcv",), names, low, high))
-    left = session.launcher.missing(("features_daily", "labels"), sorted(good), low, high)
-    if left:
-        console.note("carrying on with what ingest stored or restated")
-        done += session.run_groups(("features_daily", "labels"), left, order)
+    if good and not any(run.blocked for run in done):
+        left = session.launcher.missing(("features_daily", "labels"), sorted(good), low, high)
+        if left:
+            console.note("carrying on with what ingest stored or restated")
+            done += session.run_groups(("features_daily", "labels"), left, order)
+    if not good or any(run.blocked for run in done):
+        _finish(done, ["ohlcv", "labels", "quarantine"])
     return done
 
 

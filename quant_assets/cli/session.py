@@ -1,7 +1,7 @@
 """What a command works with: settings, the grid, the warehouse and a launcher, each made when first asked for."""
 
 import os
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -112,7 +112,7 @@ class Session:
         Raises:
             ConfigError: reversed, outside the universe's dates, or no session between.
         """
-        start, end = self.grid.universe.start, self.grid.last_session
+        start, end = self.grid.universe.start, self.grid.last_closed(datetime.now(UTC))
         low, high = first or start, last or end
         if high < start or low > end:
             given = " and ".join(str(day) for day in (first, last) if day)
@@ -148,7 +148,7 @@ class Session:
         Raises:
             ConfigError: before the universe's start.
         """
-        start, end = self.grid.universe.start, self.grid.last_session
+        start, end = self.grid.universe.start, self.grid.last_closed(datetime.now(UTC))
         if asof and asof < start:
             raise ConfigError(
                 f"asof {asof} lies before universe {self.grid.universe.name}, which has {start} to {end}; "

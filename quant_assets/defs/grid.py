@@ -128,6 +128,10 @@ class Grid:
         newest = self.window(self.dates.get_last_partition_key() or self.date_key(self.universe.start))[1]
         return self.calendar.offset(min(newest, self.universe.end or _today(self.calendar.timezone)), 0)
 
+    def last_closed(self, now: datetime) -> date:
+        """The newest session that has a partition and has closed at the aware instant `now`: its bar is final."""
+        return min(self.last_session, self.calendar.last_closed(now))
+
     def window(self, key: str) -> tuple[date, date]:
         """First and last session of the date partition `key`."""
         if self.universe.grain == "day":

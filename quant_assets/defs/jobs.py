@@ -11,11 +11,13 @@ from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import GROUP as MARKET
 from quant_assets.strategy.spec import StrategySpec
 
+MARKET_JOB = "market_stage"
+
 
 def market_job(grid: Grid) -> UnresolvedAssetJobDefinition:
     """ohlcv, features_daily and labels in one run."""
     return dg.define_asset_job(
-        "market_stage",
+        MARKET_JOB,
         dg.AssetSelection.groups(MARKET),
         executor_def=dg.in_process_executor,
         description=f"Bars, features and labels of universe {grid.universe.name}.",

@@ -18,12 +18,16 @@ from dagster._core.execution.api import execute_run_iterator
 
 from quant_assets.core.errors import QualityError, QuantError
 from quant_assets.defs.decision import BACKTEST_TABLES
+from quant_assets.defs.decision import GROUP as DECISION
 from quant_assets.defs.grid import Grid
+from quant_assets.defs.jobs import MARKET_JOB
+from quant_assets.defs.market import GROUP as MARKET
 from quant_assets.defs.progress import listening
 from quant_assets.warehouse import Warehouse
 
 PIPELINE_TAG = "quant/pipeline"
-PROCESS_TAG = "quant/process"
+PROCESS_TAG = ".dagster/quant_process"
+"""Hidden in the UI, as all tags that begin so."""
 _DEFINITIONS = "quant_assets.definitions"
 
 
@@ -54,10 +58,8 @@ class Launched:
     failed_checks: list[FailedCheck] = field(default_factory=list)
     interrupted: bool = False
 
-    @property
-    def blocked(self) -> bool:
-        """Whether a blocking check found something."""
-        return any(one.blocking for one in self.failed_checks)
+    blocked: bool = False
+    """Whether a blocking check found something, or checks could not be made."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +176,9 @@ class Launcher:
         """
         selection = frozenset(dg.AssetKey(asset) for asset in assets)
         self._refuse_blocked(selection)
-        job_name = self._repository.get_definition().get_implicit_job_def_for_assets(selection)
-        assert job_name is not None
-        job = self._repository.get_reconstructable_job(job_name.name).get_subset(asset_selection=selection)
+        job = self._repository.get_reconstructable_job(self._job_of(selection, keys)).get_subset(
+            asset_selection=selection
+        )
         run = self.instance.create_run_for_job(
             job_def=job.get_definition(),
             asset_selection=selection,
@@ -206,6 +208,16 @@ class Launcher:
             raise KeyboardInterrupt
         return launched
 
+    def _job_of(self, selection: frozenset[dg.AssetKey], keys: Sequence[str]) -> str:
+        """The stage's or the strategy's own job, so that its history in the UI holds this run."""
+        graph = self._repository.get_definition().asset_graph
+        groups = {graph.get(key).group_name for key in selection}
+        if groups == {MARKET}:
+            return MARKET_JOB
+        if groups == {DECISION} and len(keys) == 1:
+            return keys[0]
+        raise ValueError(f"one run holds assets of one stage and, in the decision stage, one strategy; got {keys}")
+
     def _refuse_blocked(self, selection: frozenset[dg.AssetKey]) -> None:
         graph = self._repository.get_definition().asset_graph
         upstream = set().union(*(graph.get_ancestor_asset_keys(key) for key in selection)) - selection
@@ -230,10 +242,9 @@ class Launcher:
             self._watch(Step(event.step_key or "", "done", launched.cells.get(asset, 0)))
         elif kind == "STEP_FAILURE":
             launched.interrupted |= _is_interrupt(event)
+            launched.blocked |= (event.step_key or "").endswith("_checks")
             blocking = [f"check {one.name}: {one.words}" for one in launched.failed_checks if one.blocking]
-            launched.failures += (
-                blocking if (event.step_key or "").endswith("_checks") and blocking else [_words(event)]
-            )
+            launched.failures += blocking if launched.blocked and blocking else [_words(event)]
             self._watch(Step(event.step_key or "", "failed", launched.cells.get(asset, 0)))
         elif kind == "STEP_UP_FOR_RETRY":
             self._watch(f"{asset}: {_words(event)}; trying again")

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from datetime import date
+from datetime import UTC, date
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from quant_assets.contracts import corporate_actions as actions_contract
 from quant_assets.contracts import features_daily as features_contract
 from quant_assets.contracts import labels as labels_contract
 from quant_assets.contracts import ohlcv as ohlcv_contract
-from quant_assets.core.errors import ProviderError, QualityError, QuantError
+from quant_assets.core.errors import ConfigError, ProviderError, QualityError, QuantError
 from quant_assets.core.settings import Settings
 from quant_assets.defs.automation import when_inputs_are_in
 from quant_assets.defs.context import Piece, attach, pass_gate, piece_of
@@ -22,7 +22,7 @@ from quant_assets.defs.grid import Grid
 from quant_assets.features import FEATURE_SETS
 from quant_assets.labels import LABEL_SETS, settled_between
 from quant_assets.market_data.history import adjusted_bars
-from quant_assets.market_data.ingest import OVERLAP, Ingested, Stored, ingest_symbol
+from quant_assets.market_data.ingest import OVERLAP, UNIVERSE, Ingested, Stored, ingest_symbol
 from quant_assets.market_data.provider import Provider, make_provider
 from quant_assets.warehouse import Warehouse
 
@@ -68,6 +68,7 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
     )
     def ohlcv(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> dg.MaterializeResult:
         with piece_of(context, grid) as piece:
+            _refuse_open_session(piece)
             provider = universe_provider(grid, settings)
             stored = _stored(warehouse, piece)
             done: dict[str, Ingested] = {}
@@ -186,6 +187,12 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
     return [ohlcv, features_daily, labels]
 
 
+def _refuse_open_session(piece: Piece) -> None:
+    calendar, last = piece.grid.calendar, piece.slice.last
+    if last > (closed := calendar.last_closed(piece.now.replace(tzinfo=UTC))):
+        raise ConfigError(f"{calendar.name} has not closed on {last}; its bars are not final: ask up to {closed}")
+
+
 def _rectangle(piece: Piece, date_column: str) -> tuple[str, list[object]]:
     where = f'"{date_column}" BETWEEN ? AND ? AND symbol IN (SELECT unnest(?))'
     return where, [piece.slice.first, piece.slice.last, list(piece.slice.keys)]
@@ -205,7 +212,7 @@ def _stored(warehouse: Warehouse, piece: Piece) -> dict[str, Stored]:
         [symbols, OVERLAP],
     )
     actions = warehouse.query(
-        "SELECT symbol, ex_date, kind, value FROM corporate_actions WHERE symbol IN (SELECT unnest(?)) "
+        "SELECT symbol, ex_date, kind, value, source FROM corporate_actions WHERE symbol IN (SELECT unnest(?)) "
         "ORDER BY symbol, ex_date, kind",
         [symbols],
     )
@@ -223,6 +230,12 @@ def _stored(warehouse: Warehouse, piece: Piece) -> dict[str, Stored]:
             actions=actions_of.get(symbol, actions.clear()),
             source=source,
             hole_from=holes.get(symbol),
+            splits=dict(
+                actions_of.get(symbol, actions.clear())
+                .filter(source=UNIVERSE, kind="split")
+                .select("ex_date", "value")
+                .iter_rows()
+            ),
         )
     return found
 

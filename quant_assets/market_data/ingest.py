@@ -19,6 +19,9 @@ from quant_assets.market_data.provider import (
 OVERLAP = 10
 """Stored bars that an ingest reads again, to notice a restated history."""
 
+UNIVERSE = "universe"
+"""Source of the splits that come from the universe file."""
+
 _RELATIVE = 1e-6
 _ROUNDING = 0.5e-4 + 1e-9
 """What rounding to four decimals can move a price by."""
@@ -34,6 +37,8 @@ class Stored:
     adjusted_close, volume at least), `actions` all its corporate actions (ex_date, kind, value), `source` the provider
     of its newest bar. `hole_from` is the oldest session of the slice being ingested that was never ingested although
     older and newer ones were.
+
+    `splits` are those of its splits that came from the universe file.
     """
 
     first: date | None = None
@@ -42,6 +47,7 @@ class Stored:
     actions: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=ACTIONS_SCHEMA))
     source: str | None = None
     hole_from: date | None = None
+    splits: Mapping[date, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,8 @@ def ingest_symbol(
       what a run stores depends on its slice, not on how much the provider happens to send.
     * Stored bars outside the dates of the answer stay, unless another provider's take their place.
 
+    * Splits of the universe file that are new, gone or changed restate like an action that was not known.
+
     Args:
         provider: where to ask.
         symbol: its symbol there and here.
@@ -121,19 +129,28 @@ def ingest_symbol(
             last,
             note="not listed in this slice",
         )
+    splits = splits or {}
     foreign = stored.source is not None and stored.source != provider.name
+    edited = _edited(stored, splits)
+    rescaled = bool(edited) and not provider.gives_actions
     request = _request(symbol, low, high, stored)
-    fetched = _fetch(provider, request, splits or {}, whole=foreign)
+    fetched = _fetch(provider, request, splits, whole=foreign)
     requests = fetched.requests
     changes = _changes(stored.tail, fetched.bars)
     compared = stored.tail["ts"].is_in(fetched.bars["ts"].implode()).sum()
     settled = len(changes) == 1 and compared > 1 and changes["ts"][0] == stored.last
-    if foreign or (len(changes) and not settled):
+    if foreign or rescaled or (len(changes) and not settled):
         if not fetched.complete and not foreign:
-            fetched = _fetch(provider, request, splits or {}, whole=True)
+            fetched = _fetch(provider, request, splits, whole=True)
             requests += fetched.requests
-        why = f"stored bars come from {stored.source}" if foreign else _told(changes)
-        return _restate(provider, symbol, low, high, stored, fetched, requests, why, foreign, listed_from, listed_to)
+        if foreign:
+            why = f"stored bars come from {stored.source}"
+        else:
+            why = f"its splits in the universe file changed on {min(edited)}" if rescaled else _told(changes)
+        restated = _restate(
+            provider, symbol, low, high, stored, fetched, requests, why, foreign, listed_from, listed_to
+        )
+        return replace(restated, actions=_sourced(restated.actions, splits))
 
     replace_from = max(low, request.first)
     settled = settled and stored.last is not None and stored.last <= high
@@ -145,6 +162,8 @@ def ingest_symbol(
         taken = taken.filter((pl.col("ts") <= stored.last) | (pl.col("ts") >= low))
     actions_from, actions_to = _actions_range(start, end, stored, fetched)
     actions = _between(fetched.actions, "ex_date", actions_from, actions_to)
+    if edited:
+        actions, actions_from, actions_to = _edit(stored, actions, actions_from, actions_to, splits, edited)
     _check_actions(provider, symbol, fetched.bars, actions)
     restated_from, restated_to, told = None, None, []
     if settled:
@@ -157,7 +176,7 @@ def ingest_symbol(
     new = len(taken) if stored.last is None else len(taken.filter(~pl.col("ts").is_between(stored.first, stored.last)))
     return Ingested(
         _bars(provider, symbol, taken),
-        _actions(provider, symbol, actions),
+        _sourced(_actions(provider, symbol, actions), splits),
         start,
         end,
         actions_from,
@@ -248,7 +267,7 @@ def _corrected(fetched: Fetched, splits: Mapping[date, float], gives_actions: bo
 
     Where prices are adjusted by the provider's adjusted close, that is divided by the ratio before the ex-date.
     """
-    given = pl.DataFrame({"ex_date": list(splits), "value": list(splits.values())}).with_columns(kind=pl.lit("split"))
+    given = _given(splits)
     others = fetched.actions.join(given, on=["ex_date", "kind"], how="anti")
     corrected = replace(fetched, actions=actions_frame(pl.concat([others, given.select(others.columns)])))
     if gives_actions:
@@ -257,6 +276,44 @@ def _corrected(fetched: Fetched, splits: Mapping[date, float], gives_actions: bo
     for ex_date, ratio in splits.items():
         adjusted = pl.when(pl.col("ts") < ex_date).then(adjusted / ratio).otherwise(adjusted)
     return replace(corrected, bars=fetched.bars.with_columns(adjusted_close=adjusted))
+
+
+def _edited(stored: Stored, splits: Mapping[date, float]) -> set[date]:
+    """Ex-dates within the stored bars of the splits of the universe file that are new, gone or have another ratio."""
+    if stored.first is None or stored.last is None:
+        return set()
+    dates = {day for day in {*splits, *stored.splits} if stored.first < day <= stored.last}
+    return {day for day in dates if splits.get(day) != stored.splits.get(day)}
+
+
+def _edit(
+    stored: Stored,
+    actions: pl.DataFrame,
+    start: date | None,
+    end: date | None,
+    splits: Mapping[date, float],
+    edited: set[date],
+) -> tuple[pl.DataFrame, date, date]:
+    """`actions`, which cover `start` to `end`, widened by what is stored to the `edited` dates and edited there."""
+    low, high = min(edited | ({start} if start else set())), max(edited | ({end} if end else set()))
+    covered = pl.col("ex_date").is_between(start, end) if start and end else pl.lit(False)
+    stale = (pl.col("kind") == "split") & pl.col("ex_date").is_in(list(edited))
+    kept = _between(stored.actions.select(*ACTIONS_SCHEMA), "ex_date", low, high).filter(~covered & ~stale)
+    given = _given({day: splits[day] for day in edited if day in splits}).filter(~covered)
+    return actions_frame(pl.concat([kept, given, actions.select(*ACTIONS_SCHEMA)])), low, high
+
+
+def _given(splits: Mapping[date, float]) -> pl.DataFrame:
+    rows = [(day, "split", ratio) for day, ratio in splits.items()]
+    return pl.DataFrame(rows, schema=ACTIONS_SCHEMA, orient="row")
+
+
+def _sourced(actions: pl.DataFrame, splits: Mapping[date, float]) -> pl.DataFrame:
+    """`actions` with the splits of the universe file marked as such."""
+    if not splits:
+        return actions
+    given = (pl.col("kind") == "split") & pl.col("ex_date").is_in(list(splits))
+    return actions.with_columns(source=pl.when(given).then(pl.lit(UNIVERSE)).otherwise("source"))
 
 
 def _changes(tail: pl.DataFrame, bars: pl.DataFrame) -> pl.DataFrame:
