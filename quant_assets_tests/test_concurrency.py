@@ -23,9 +23,15 @@ pytestmark = [pytest.mark.slow, *DAGSTERS_OWN]
 def together(platform: Platform, *commands: tuple[str, ...]) -> None:
     """Run `quant` commands at the same time; all must succeed."""
     processes = [platform.start(platform.command("quant_assets.cli.app", *words)) for words in commands]
-    for process in processes:
-        output, _ = process.communicate(timeout=PATIENCE)
+    outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output
+
+
+def test_the_first_commands_on_a_fresh_home_may_start_together(tmp_path: Path) -> None:
+    platform = small_platform(tmp_path)
+    together(platform, *[("runs",)] * 4)
+    platform.quant("runs")
 
 
 def test_two_commands_at_once_lose_no_row_on_different_symbols_nor_on_the_same(tmp_path: Path) -> None:

@@ -319,9 +319,17 @@ def test_the_fast_text_of_a_materialisation_is_the_text_that_dagster_writes(even
     assert [serializer(event) for event in events] == [serialize_value(event) for event in events]
 
 
+def test_a_range_is_stored_by_partition_so_that_the_latest_event_is_that_of_the_last_date(tmp_path: Path) -> None:
+    storage = BatchedSqliteEventLogStorage(str(tmp_path))
+    yielded = [made("2024-01-04"), made("2024-01-02"), made("2024-01-03")]
+    storage.store_event_batch(yielded)
+    assert storage.get_logs_for_run(RUN_ID) == [yielded[1], yielded[2], yielded[0]]
+    assert storage.get_latest_materialization_events([dg.AssetKey("bars")])[dg.AssetKey("bars")] == yielded[0]
+
+
 def test_a_thousand_cells_take_a_twentieth_of_their_text(tmp_path: Path) -> None:
     storage = BatchedSqliteEventLogStorage(str(tmp_path))
-    events = [made(f"cell {number}", metadata={"note": "x" * 1500}) for number in range(1000)]
+    events = [made(f"cell {number:03}", metadata={"note": "x" * 1500}) for number in range(1000)]
     storage.store_event_batch(events)
     with sqlite3.connect(storage.path_for_shard(RUN_ID)) as raw:
         (stored,) = raw.execute("SELECT sum(length(event)) FROM event_logs").fetchone()

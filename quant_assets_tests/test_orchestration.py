@@ -422,7 +422,7 @@ def test_after_a_partial_failure_a_rerun_of_ingest_fetches_only_what_is_missing(
     good = (week.files / "BBB.csv").read_text()
     (week.files / "BBB.csv").write_text(good.replace("2023-01-05", "2023-01-05,2023-01-05", 1))
     failed = week.quant("ingest", code=1)
-    assert "error: 1 of 1 run(s) failed: 1 symbol(s) failed (2 other(s) stored" in failed.stderr
+    assert "1 symbol(s) failed (2 other(s) stored, a rerun completes what is missing)" in failed.stderr
     (week.files / "BBB.csv").write_text(good)
     week.quant("ingest")
     assert "nothing missing" in week.quant("ingest").stdout

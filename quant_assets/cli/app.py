@@ -1,5 +1,9 @@
 """The commands. Each imports what it needs when it runs, so that `quant --help` answers at once."""
 
+import gc
+import logging
+import os
+import sys
 from collections.abc import Callable
 from datetime import date, datetime
 from typing import Annotated, Any
@@ -247,6 +251,27 @@ def pipeline_run(
     console.say("look around: `make dev`, then http://127.0.0.1:3000 (Dagster: assets, runs, checks, equity curves)")
 
 
+@app.command("daily")
+def daily(strategy: StrategiesOption = None, asof: AsOf = None) -> None:
+    """The newest session, and those that were missed before it, through both stages: what a scheduler runs daily."""
+    day = session.day(_date(asof))
+    specs = {name: session.strategy(name) for name in strategy or session.strategies}
+    names = list(session.grid.universe.names)
+    known = session.warehouse.query("SELECT max(ts) AS ts FROM ohlcv WHERE ts < ?", [day])["ts"][0]
+    since = session.grid.calendar.offset(known, 1) if known else session.grid.universe.start
+    low, high = session.period(since, day)
+    runs = [session.launcher.run(MARKET_ASSETS, low, high, names)]
+    expected = len(names) * len(session.grid.date_keys(low, high))
+    if not runs[0].succeeded or runs[0].cells.get("ohlcv") != expected:
+        _carry_on(runs, names, session.grid.universe.start, high)
+    for name, spec in specs.items():
+        first = min(high, max(spec.backtest.first, session.grid.universe.start))
+        config = _backtest_config(first, high, None, None, None)
+        runs.append(session.launcher.run(DECISION_ASSETS, low, high, [name], config=config))
+    _summaries([run.run_id for run in runs])
+    _finish(runs, ["ohlcv", "labels", "predictions", "targets", "backtest_summary", "quarantine"])
+
+
 @app.command("runs")
 def runs(limit: Annotated[int, typer.Option(help="how many", min=1)] = 20) -> None:
     """The newest runs in run storage."""
@@ -369,23 +394,33 @@ def _market(
 
 
 def _market_stage(first: date, last: date, names: list[str], force: bool) -> list[Any]:
-    """The whole stage where something is missing; then what a symbol's failure or a restatement left undone."""
+    """Whatever is missing, from the bars on where they are; then what a failure or a restatement left undone."""
     low, high = session.period(first, last)
-    spans = _wanted(MARKET_ASSETS, names, low, high, force)
-    if not spans:
-        console.say(f"market stage {low}..{high}: nothing missing")
-        return []
     order = list(session.grid.universe.names)
+    # bars that are there and passed their checks are not fetched again
+    seen = session.launcher.passed_checks("ohlcv")
+    spans = _wanted(("ohlcv",) if seen else MARKET_ASSETS, names, low, high, force)
     done = session.run_groups(MARKET_ASSETS, spans, order)
+    _carry_on(done, names, low, high)
+    if not done:
+        console.say(f"market stage {low}..{high}: nothing missing")
+    return done
+
+
+def _carry_on(done: list[Any], names: list[str], low: date, high: date) -> None:
+    """Add to `done` the runs for what ingest stored or restated and nothing was computed from yet; end where it cannot.
+
+    Raises:
+        RunFailedError: no symbol has its bars, or a blocking check found something.
+    """
     good = set(names) - set(session.launcher.missing(("ohlcv",), names, low, high))
     if good and not any(run.blocked for run in done):
         left = session.launcher.missing(("features_daily", "labels"), sorted(good), low, high)
-        if left:
+        if left and done:
             console.note("carrying on with what ingest stored or restated")
-            done += session.run_groups(("features_daily", "labels"), left, order)
+        done += session.run_groups(("features_daily", "labels"), left, list(session.grid.universe.names))
     if not good or any(run.blocked for run in done):
         _finish(done, ["ohlcv", "labels", "quarantine"])
-    return done
 
 
 def _periods(
@@ -467,7 +502,7 @@ def _finish(runs: list[Any], tables: list[str]) -> None:
         from quant_assets.defs.launch import RunFailedError
 
         words = " | ".join(dict.fromkeys(text for one in failed for text in one.failures)) or "see the run's log"
-        raise RunFailedError(f"{len(failed)} of {len(runs)} run(s) failed: {words}")
+        raise RunFailedError(words if len(runs) == 1 else f"{len(failed)} of {len(runs)} runs failed: {words}")
 
 
 def _unexpected(error: Exception) -> str:
@@ -482,7 +517,10 @@ def _unexpected(error: Exception) -> str:
         return text.replace(secret, "***") if secret else text
 
     line = next(iter(str(error).strip().splitlines()), "")
-    told = f"{type(error).__name__}: {line}; check that {config.home} is writable and has free space"
+    told = f"{type(error).__name__}: {line}"
+    if isinstance(error, OSError) or "sqlite3" in told:
+        places = dict.fromkeys((str(config.home), environment(config)["QUANT_DAGSTER"]))
+        told += f"; check {' and '.join(places)} (QUANT_HOME, QUANT_DAGSTER): permissions, free space, damaged files"
     with suppress(OSError):
         path = config.home / "last_error.txt"
         path.write_text(scrubbed("".join(traceback.format_exception(error))))
@@ -492,7 +530,18 @@ def _unexpected(error: Exception) -> str:
 
 def main() -> None:
     """Entry point of `quant`."""
-    app()
+    # half a million objects stay until the end: collecting them over and over is a quarter of all importing
+    gc.set_threshold(100_000, 20, 100)
+    code: object = 0
+    try:
+        app()
+    except SystemExit as finished:
+        code = finished.code
+    # and taking them apart would take two seconds more
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 if __name__ == "__main__":

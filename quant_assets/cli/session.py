@@ -115,7 +115,7 @@ class Session:
         start, end = self.grid.universe.start, self.grid.last_closed(datetime.now(UTC))
         low, high = first or start, last or end
         if high < start or low > end:
-            given = " and ".join(str(day) for day in (first, last) if day)
+            given = "..".join(str(day) for day in (first, last) if day)
             raise ConfigError(
                 f"{given} lies outside universe {self.grid.universe.name}, which has {start} to {end}; "
                 "choose dates inside, or change start and end in its file"

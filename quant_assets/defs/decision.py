@@ -130,9 +130,9 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
                 strategy_id: _backtest(strategies[strategy_id], config, warehouse, piece, settings)
                 for strategy_id in piece.slice.keys
             }
-            _store_backtests(done, warehouse, piece)
+            _store_backtests({strategy_id: result for strategy_id, (result, _) in done.items()}, warehouse, piece)
             for strategy_id, cell in zip(piece.slice.keys, piece.last_cells, strict=True):
-                attach(context, [cell], _show(done[strategy_id], strategies[strategy_id], warehouse, piece, settings))
+                attach(context, [cell], _show(*done[strategy_id], strategies[strategy_id], piece, settings))
             return dg.MaterializeResult()
 
     return [predictions_asset, targets_asset, backtest_summary_asset]
@@ -276,7 +276,8 @@ def _date(text: str | None, name: str) -> date | None:
 
 def _backtest(
     spec: StrategySpec, config: BacktestRun, warehouse: Warehouse, piece: Piece, settings: Settings
-) -> BacktestResult:
+) -> tuple[BacktestResult, pl.DataFrame]:
+    """The backtest, and the universe bought and held over its period."""
     first, last = period_of(spec, config, piece)
     decided = warehouse.query(
         'SELECT "asof", symbol, weight, approved FROM targets WHERE strategy_id = $1 AND version = $2 AND "asof" <= $4 '
@@ -297,10 +298,11 @@ def _backtest(
         spec.backtest.slippage_bps if config.slippage_bps is None else config.slippage_bps,
     )
     piece.report(f"{spec.strategy_id}: backtest {first}..{last}")
-    return run(
+    sessions = piece.grid.calendar.between(first, last)
+    result = run(
         bars,
         decided,
-        piece.grid.calendar.between(first, last),
+        sessions,
         BacktestConfig(
             spec.strategy_id,
             spec.version,
@@ -310,6 +312,8 @@ def _backtest(
         ),
         piece.report,
     )
+    listed = bars.filter(pl.col("symbol").is_in(list(bounds)))
+    return result, buy_and_hold(listed, sessions, result.config.initial_cash)
 
 
 def _store_backtests(done: Mapping[str, BacktestResult], warehouse: Warehouse, piece: Piece) -> None:
@@ -332,13 +336,10 @@ def _store_backtests(done: Mapping[str, BacktestResult], warehouse: Warehouse, p
 
 
 def _show(
-    result: BacktestResult, spec: StrategySpec, warehouse: Warehouse, piece: Piece, settings: Settings
+    result: BacktestResult, benchmark: pl.DataFrame, spec: StrategySpec, piece: Piece, settings: Settings
 ) -> dict[str, object]:
     """Write the report, and return the run's metadata: headline figures, the equity curve, the report's place."""
     first, last = result.summary["from_ts"], result.summary["to_ts"]
-    bounds = spec.bounds(piece.grid.universe, settings.strategies_dir / "universes")
-    held = adjusted_bars(warehouse, list(bounds), first, last, calendar=piece.grid.calendar)
-    benchmark = buy_and_hold(held, piece.grid.calendar.between(first, last), result.config.initial_cash)
     context = ReportContext(
         run_id=piece.run_id,
         strategy=spec.model_dump(mode="json", by_alias=True),

@@ -5,16 +5,20 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.execution.api import execute_run_iterator
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
+from filelock import FileLock
 
 from quant_assets.core.errors import QualityError, QuantError
 from quant_assets.defs.decision import BACKTEST_TABLES
@@ -28,6 +32,7 @@ from quant_assets.warehouse import Warehouse
 PIPELINE_TAG = "quant/pipeline"
 PROCESS_TAG = ".dagster/quant_process"
 """Hidden in the UI, as all tags that begin so."""
+_SECONDS_TO_OPEN = 60.0
 _DEFINITIONS = "quant_assets.definitions"
 
 
@@ -82,7 +87,7 @@ class Launcher:
     def __init__(
         self, grid: Grid, warehouse: Warehouse, watch: Callable[[Step | str], None], pipeline: str | None = None
     ) -> None:
-        self.instance = dg.DagsterInstance.get()
+        self.instance = _instance()
         self.grid = grid
         self.pipeline = pipeline or uuid.uuid4().hex[:12]
         self._warehouse = warehouse
@@ -206,6 +211,9 @@ class Launcher:
             if stopped and not stopped.is_finished:
                 self.instance.report_run_canceled(stopped, "interrupted")
             raise KeyboardInterrupt
+        if not launched.succeeded:  # the good symbols' cells of an asset that failed are not among the run's own events
+            stored = self.instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+            launched.cells = dict(Counter(_asset_of(entry) for entry in stored))
         return launched
 
     def _job_of(self, selection: frozenset[dg.AssetKey], keys: Sequence[str]) -> str:
@@ -218,15 +226,31 @@ class Launcher:
             return keys[0]
         raise ValueError(f"one run holds assets of one stage and, in the decision stage, one strategy; got {keys}")
 
+    def passed_checks(self, asset: str) -> bool:
+        """Whether the blocking checks of `asset` passed in the run that materialised it last."""
+        key = dg.AssetKey(asset)
+        event = self.instance.get_latest_materialization_event(key)
+        latest = self._latest_checks({key})
+        return event is not None and all(
+            record is not None and record.run_id == event.run_id and _evaluated(record) and not _failed_in(record)
+            for record in latest.values()
+        )
+
+    def _latest_checks(
+        self, assets: Collection[dg.AssetKey]
+    ) -> dict[dg.AssetCheckKey, AssetCheckExecutionRecord | None]:
+        """Blocking check of `assets` -> its newest execution."""
+        graph = self._repository.get_definition().asset_graph
+        keys = [key for key in graph.asset_check_keys if key.asset_key in assets and graph.get(key).blocking]
+        found = self.instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+        return {key: found.get(key) for key in keys}
+
     def _refuse_blocked(self, selection: frozenset[dg.AssetKey]) -> None:
         graph = self._repository.get_definition().asset_graph
         upstream = set().union(*(graph.get_ancestor_asset_keys(key) for key in selection)) - selection
-        blocking = [key for key in graph.asset_check_keys if key.asset_key in upstream and graph.get(key).blocking]
-        latest = self.instance.event_log_storage.get_latest_asset_check_execution_by_key(blocking)
-        for record in latest.values():
-            event = record.event.dagster_event if record.event else None
-            failed = _failed_check(event) if event and event.event_type_value == "ASSET_CHECK_EVALUATION" else None
-            if failed:
+        for record in self._latest_checks(upstream).values():
+            failed = _failed_in(record) if record else None
+            if record and failed:
                 raise QualityError(f"blocked by check {failed.name} of run {record.run_id}: {failed.words}")
 
     def _note(self, event: dg.DagsterEvent, launched: Launched) -> None:
@@ -258,6 +282,22 @@ class Launcher:
             launched.interrupted = True
         elif kind in ("RUN_FAILURE", "PIPELINE_FAILURE") and not launched.failures:
             launched.failures.append(event.message or "the run failed")
+
+
+def _asset_of(entry: dg.EventLogEntry) -> str:
+    key = entry.dagster_event.asset_key if entry.dagster_event else None
+    return key.to_user_string() if key else ""
+
+
+def _evaluated(record: AssetCheckExecutionRecord) -> bool:
+    event = record.event.dagster_event if record.event else None
+    return event is not None and event.event_type_value == "ASSET_CHECK_EVALUATION"
+
+
+def _failed_in(record: AssetCheckExecutionRecord) -> FailedCheck | None:
+    """The check that `record` evaluates; None if it passed or was not evaluated."""
+    event = record.event.dagster_event if record.event else None
+    return _failed_check(event) if event is not None and _evaluated(record) else None
 
 
 def _failed_check(event: dg.DagsterEvent) -> FailedCheck | None:
@@ -299,6 +339,14 @@ def _is_interrupt(event: dg.DagsterEvent) -> bool:
     return error is not None and error.cls_name in ("DagsterExecutionInterruptedError", "KeyboardInterrupt")
 
 
+def _instance() -> dg.DagsterInstance:
+    """The environment's instance, opened by one process at a time: two that make its SQLite files at once ruin them."""
+    folder = Path(os.environ["QUANT_DAGSTER"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "opening.lock", timeout=_SECONDS_TO_OPEN):
+        return dg.DagsterInstance.get()
+
+
 def _words(event: dg.DagsterEvent) -> str:
     """The one line of a step's failure: our own words where it was ours, else the exception's."""
     data = event.event_specific_data
@@ -308,7 +356,10 @@ def _words(event: dg.DagsterEvent) -> str:
     error = getattr(data, "error", None)
     while error is not None and error.cause is not None:
         error = error.cause
-    return error.message.strip().splitlines()[0] if error is not None and error.message else (event.message or "failed")
+    line = error.message.strip().splitlines()[0] if error is not None and error.message else (event.message or "failed")
+    if line.startswith("sqlite3."):
+        line += f" in Dagster's storage {os.environ.get('QUANT_DAGSTER', '')}: check its permissions and the free space"
+    return line
 
 
 def _started(pid: int) -> str:

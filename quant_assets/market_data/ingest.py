@@ -27,6 +27,7 @@ _ROUNDING = 0.5e-4 + 1e-9
 """What rounding to four decimals can move a price by."""
 
 _COMPARED = {"close": _ROUNDING, "adjusted_close": _ROUNDING, "volume": 0.0}
+_CHANGES = {"ts": pl.Date, "column": pl.String, "was": pl.Float64, "is_now": pl.Float64}
 
 
 @dataclass(frozen=True)
@@ -323,6 +324,9 @@ def _changes(tail: pl.DataFrame, bars: pl.DataFrame) -> pl.DataFrame:
     """
     names = list(_COMPARED)
     inside = tail.filter(pl.col("ts").is_between(bars["ts"].min(), bars["ts"].max()))
+    again = bars.filter(pl.col("ts").is_between(inside["ts"].min(), inside["ts"].max()))
+    if inside.select("ts", *names).equals(again.select("ts", *names)):
+        return pl.DataFrame(schema=_CHANGES)
     both = (
         inside.select("ts", *names)
         .join(
@@ -383,6 +387,8 @@ def _changed_actions(stored: Stored, actions: pl.DataFrame, start: date | None, 
     """The oldest ex-date, within the stored bars, of an action that is new, gone or has another value."""
     if stored.first is None or stored.last is None or start is None or end is None:
         return None
+    if stored.actions.is_empty() and actions.is_empty():
+        return None
     # an action on the first stored bar scales nothing
     inside = pl.col("ex_date").is_between(max(start, stored.first), min(end, stored.last), closed="both") & (
         pl.col("ex_date") > stored.first
@@ -399,6 +405,8 @@ def _changed_actions(stored: Stored, actions: pl.DataFrame, start: date | None, 
 
 
 def _check_actions(provider: Provider, symbol: str, bars: pl.DataFrame, actions: pl.DataFrame) -> None:
+    if actions.is_empty():
+        return
     before = bars.select("ts", previous_close="close").filter(pl.col("previous_close") > 0).sort("ts")
     known = actions.sort("ex_date").join_asof(
         before, left_on="ex_date", right_on="ts", strategy="backward", allow_exact_matches=False
