@@ -4,7 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from hypothesis import strategies as st
 from quant_assets.event_log import (
     EVENT_BATCH_SIZE,
     BatchedSqliteEventLogStorage,
+    _by_partition,
     _Serializer,
     materialize_partitions,
 )
@@ -38,7 +39,7 @@ from quant_assets.event_log import (
 pytestmark = [pytest.mark.filterwarnings(f"ignore::dagster.{kind}") for kind in ("BetaWarning", "PreviewWarning")]
 warnings.simplefilter("ignore", dg.BetaWarning)
 
-STOCK = "dagster._core.storage.event_log", "SqliteEventLogStorage"
+STOCK = (__name__, "StockInPartitionOrder")
 BATCHED = "quant_assets.event_log", "BatchedSqliteEventLogStorage"
 DATES = dg.TimeWindowPartitionsDefinition(
     start="2024-01-01",
@@ -88,6 +89,18 @@ def summary() -> dg.MaterializeResult:
 ASSETS = [bars, features, labels, summary]
 
 
+class StockInPartitionOrder(SqliteEventLogStorage):
+    """The stock storage, given a batch's materialisations in the order that ours stores them in."""
+
+    @classmethod
+    def from_config_value(cls, inst_data: Any, config_value: Any) -> "StockInPartitionOrder":
+        return cls(inst_data=inst_data, **config_value)
+
+    def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
+        for event in _by_partition(events):
+            self.store_event(event)
+
+
 def config(folder: Path, log: tuple[str, str] = BATCHED) -> dict[str, Any]:
     def storage(module: str, cls: str, name: str) -> dict[str, Any]:
         return {"module": module, "class": cls, "config": {"base_dir": str(folder / name)}}
@@ -129,6 +142,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dg.DagsterI
     """The same runs on the stock storage (with planned ranges, so that both are asked the same) and on ours."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS", "true")
+        patch.setenv("DAGSTER_EVENT_BATCH_SIZE", "1000")
         with instance_in(tmp_path_factory.mktemp("stock"), STOCK) as stock:
             run_all(stock)
             patch.delenv("DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS")

@@ -147,21 +147,32 @@ def _refuse_other_strategies(context: dg.AssetExecutionContext, piece: Piece) ->
         )
 
 
+def _stored_features(version: str, warehouse: Warehouse) -> str:
+    """Name of the wide table of feature set `version`.
+
+    Raises:
+        ConfigError: nothing of the set was ever stored.
+    """
+    table = features_daily.wide(version, feature_set(version).names).name
+    if table not in warehouse.tables():
+        raise ConfigError(f"no features of version {version} are stored; materialise ohlcv and features_daily first")
+    return table
+
+
 def _predict(spec: ModelSpec, warehouse: Warehouse, store: ModelStore, piece: Piece) -> dict[str, object]:
     """Walk forward over the slice for one experiment on all the market's symbols; store models and predictions."""
     first, last = piece.slice.first, piece.slice.last
     symbols = piece.grid.universe.names
     names = feature_set(spec.feature_version).names
-    wide = features_daily.wide(spec.feature_version, names).name
+    wide = _stored_features(spec.feature_version, warehouse)
     values = warehouse.query(
         f"SELECT symbol, ts, {', '.join(names)} FROM {wide} "
-        "WHERE ts <= ? AND symbol IN (SELECT unnest(?)) ORDER BY symbol, ts",
+        "WHERE ts <= ? AND symbol IN (SELECT unnest(?))",
         [last, list(symbols)],
     )
     known = warehouse.query(
         "SELECT symbol, ts, label_value, known_on, horizon FROM labels "
-        "WHERE label_name = ? AND label_version = ? AND known_on <= ? AND symbol IN (SELECT unnest(?)) "
-        "ORDER BY symbol, ts",
+        "WHERE label_name = ? AND label_version = ? AND known_on <= ? AND symbol IN (SELECT unnest(?))",
         [spec.label, spec.label_version, last, list(symbols)],
     )
     existing = warehouse.query("SELECT * FROM models WHERE experiment_id = ?", [spec.experiment_id])
@@ -199,7 +210,7 @@ def _target(spec: StrategySpec, warehouse: Warehouse, piece: Piece, settings: Se
     grid = piece.grid
     bounds = spec.bounds(grid.universe, settings.strategies_dir / "universes")
     if spec.model is None:
-        wide = features_daily.wide(spec.feature_version, feature_set(spec.feature_version).names).name
+        wide = _stored_features(spec.feature_version, warehouse)
         source = warehouse.query(
             f"SELECT * FROM {wide} WHERE ts BETWEEN ? AND ? AND symbol IN (SELECT unnest(?))",
             [first, last, list(bounds)],
