@@ -25,6 +25,11 @@ SYMBOLS, SESSIONS, ROUNDS = 500, 2520, 5
 GRAIN = "month"
 FIRST = date(2010, 1, 4)
 SEEDED = "seeded.json"
+LIBRARIES = (
+    *("typer", "rich.table", "dagster", "dagster_duckdb", "duckdb", "polars", "pandera.polars", "lightgbm"),
+    *("scipy.special", "sklearn.linear_model", "vectorbt", "matplotlib.figure", "matplotlib.backends.backend_svg"),
+)
+"""What `quant daily` has imported at its end, beside ourselves."""
 MARKET = ("ohlcv", "features_daily", "labels")
 DECISION = ("predictions", "targets", "backtest_summary")
 
@@ -121,14 +126,8 @@ def seed(home: Path) -> None:
     (home / SEEDED).write_text(json.dumps({"days": days, "strategies": list(session.strategies), "checks": checks}))
 
 
-LIBRARIES = ("typer", "rich.table", "dagster", "dagster_duckdb", "duckdb", "polars", "pandera.polars") + (
-    "lightgbm", "scipy.special", "sklearn.linear_model", "vectorbt", "matplotlib.figure",
-)
-"""What `quant daily` has imported at its end, beside ourselves."""
-
-
 def empty(home: Path, day: date) -> None:
-    """The same graph and runs with nothing in the bodies: assets, checks, partitions, in processes like ours."""
+    """The same graph, partitions, checks and runs with nothing in the bodies."""
     for name in LIBRARIES:
         import_module(name)
     import dagster as dg
@@ -193,3 +192,70 @@ def empty(home: Path, day: date) -> None:
         if not run.success:
             raise SystemExit("the empty graph failed")
     print("materialized", sum(len(names) for names in stages.values()))
+
+
+def check(home: Path, day: date) -> None:
+    """The newest session's features are those of a computation over the whole history, and targets reach it.
+
+    Raises:
+        SystemExit: they are not, or a symbol is missing.
+    """
+    import polars as pl
+
+    from quant_assets.cli.session import session
+    from quant_assets.features import feature_set
+    from quant_assets.market_data.synthetic import synthetic_bars
+
+    features = feature_set("v1")
+    sessions, names = session.grid.calendar.sessions, session.grid.universe.names
+    bars = synthetic_bars(names, sessions).filter(pl.col("ts").is_between(FIRST, day))
+    wanted = features.compute(bars).filter(pl.col("ts") == day).select("symbol", *features.names).sort("symbol")
+    columns = ", ".join(wanted.columns)
+    stored = session.warehouse.query(f"SELECT {columns} FROM features_daily__v1 WHERE ts = ? ORDER BY symbol", [day])
+    if stored.height != SYMBOLS or not stored.equals(wanted):
+        raise SystemExit(f"the features stored for {day} are not those of a computation over the whole history")
+    scored = session.warehouse.query("SELECT count(*) AS n FROM predictions WHERE ts = ?", [day])["n"][0]
+    if scored != SYMBOLS:
+        raise SystemExit(f"{scored} of {SYMBOLS} symbols have a prediction on {day}")
+
+
+def main() -> None:
+    with temporary_home() as ours, temporary_home() as theirs:
+        home = {name: Path(environment["QUANT_HOME"]) for name, environment in (("ours", ours), ("theirs", theirs))}
+        for name, environment in (("ours", ours), ("theirs", theirs)):
+            environment |= {"QUANT_STRATEGIES_DIR": str(home[name] / "strategies"), "QUANT_MARKET": "synthetic"}
+
+        def own(step: str, side: str, *arguments: str) -> Finished:
+            environment = ours if side == "ours" else theirs
+            return process([sys.executable, __file__, step, str(home[side]), *arguments], environment)
+
+        seeded = own("seed", "ours")
+        print(f"seeded {SYMBOLS} symbols x {SESSIONS} sessions in {seeded.wall:.0f} s", flush=True)
+        for part in ("dagster", "strategies", "calendars", SEEDED):
+            source, target = home["ours"] / part, home["theirs"] / part
+            shutil.copytree(source, target, dirs_exist_ok=True) if source.is_dir() else shutil.copy(source, target)
+        days = json.loads((home["ours"] / SEEDED).read_text())["days"]
+        taken: dict[str, list[Finished]] = {"quant daily": [], "empty": [], "empty, tuned": []}
+        for number, day in enumerate(days):
+            for side in ("ours", "theirs"):
+                own("universe", side, day)
+            command = [sys.executable, "-m", "quant_assets.cli.app", "daily", "--asof", day]
+            daily = process(command, ours)
+            others = {name: own(name.replace(", ", "-"), "theirs", day) for name in ("empty", "empty, tuned")}
+            made = sum(int(count.replace(",", "")) for count in re.findall(r"partitions: (.*)", daily.output) for count in re.findall(r" ([\d,]+)(?:,|$)", count))
+            if number:  # the first session fills the file cache
+                taken["quant daily"].append(daily)
+                for name, one in others.items():
+                    taken[name].append(one)
+        own("check", "ours", days[-1])
+    for name, rounds in taken.items():
+        print(f"{name}: {median_of(rounds)}")
+    print(f"medians of {len(days) - 1} sessions ({load()})")
+    for suffix, clock in (("", "wall"), ("_cpu", "cpu")):
+        value = {name: median(getattr(one, clock) for one in rounds) for name, rounds in taken.items()}
+        report(f"daily_run{suffix}", value["quant daily"] / value["empty"], "<=2")
+        report(f"daily_run_against_tuned{suffix}", value["quant daily"] / value["empty, tuned"], "<=2")
+
+
+if __name__ == "__main__":
+    main()

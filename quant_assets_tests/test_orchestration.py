@@ -169,6 +169,18 @@ def test_cells_outside_a_listing_materialise_without_rows(platform: Platform, in
     assert platform.warehouse.query("SELECT min(ts), count(*) FROM ohlcv").row(0) == (LISTED, 3)
 
 
+def test_dates_before_a_strategys_period_have_no_backtest_and_are_no_failure(
+    week: Platform, instance: dg.DagsterInstance
+) -> None:
+    week.write_strategy(STRATEGIES[0], backtest={"from": WEEK_END}, signal=BY_LAST_RETURN)
+    here = Here(week, instance)
+    assert here.run(MARKET_ASSETS, ("AAA", "BBB", "CCC")).success
+    result = here.run(DECISION_ASSETS, (STRATEGIES[0],), last=START)
+    assert result.success, why(result)
+    assert week.warehouse.query("SELECT count(*) AS n FROM backtest_summary")["n"][0] == 0
+    assert len(here.materialized("backtest_summary")) == 1
+
+
 def test_a_strategys_job_refuses_the_partitions_of_another(week: Platform, instance: dg.DagsterInstance) -> None:
     here = Here(week, instance)
     result = here.definitions.resolve_job_def("ranks").execute_in_process(

@@ -1,6 +1,6 @@
 """The decision stage: predictions, targets, backtests, by date and strategy. Rows stay keyed by date and symbol."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,11 @@ class BacktestRun(dg.Config):
     fee_bps: float | None = None
     slippage_bps: float | None = None
     price: str | None = None
+
+    @property
+    def asks_for_dates(self) -> bool:
+        """Whether the period was chosen for this run, so that one that cannot be simulated is an error."""
+        return self.from_date is not None or self.to_date is not None
 
 
 def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> list[dg.AssetsDefinition]:
@@ -126,13 +131,18 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
     ) -> dg.MaterializeResult:
         with piece_of(context, grid) as piece:
             _refuse_other_strategies(context, piece)
-            done = {
-                strategy_id: _backtest(strategies[strategy_id], config, warehouse, piece, settings)
-                for strategy_id in piece.slice.keys
-            }
-            _store_backtests({strategy_id: result for strategy_id, (result, _) in done.items()}, warehouse, piece)
+            done: list[BacktestResult] = []
             for strategy_id, cell in zip(piece.slice.keys, piece.last_cells, strict=True):
-                attach(context, [cell], _show(*done[strategy_id], strategies[strategy_id], piece, settings))
+                spec = strategies[strategy_id]
+                if not config.asks_for_dates and (reason := _nothing_to_test(spec, warehouse, piece)):
+                    piece.report(reason)
+                    attach(context, [cell], {"rows": 0, "why": reason})
+                    continue
+                result, benchmark = _backtest(spec, config, warehouse, piece, settings)
+                attach(context, [cell], _show(result, benchmark, spec, piece, settings))
+                done.append(result)
+            if done:
+                _store_backtests(done, warehouse, piece)
             return dg.MaterializeResult()
 
     return [predictions_asset, targets_asset, backtest_summary_asset]
@@ -166,8 +176,7 @@ def _predict(spec: ModelSpec, warehouse: Warehouse, store: ModelStore, piece: Pi
     names = feature_set(spec.feature_version).names
     wide = _stored_features(spec.feature_version, warehouse)
     values = warehouse.query(
-        f"SELECT symbol, ts, {', '.join(names)} FROM {wide} "
-        "WHERE ts <= ? AND symbol IN (SELECT unnest(?))",
+        f"SELECT symbol, ts, {', '.join(names)} FROM {wide} WHERE ts <= ? AND symbol IN (SELECT unnest(?))",
         [last, list(symbols)],
     )
     known = warehouse.query(
@@ -285,6 +294,17 @@ def _date(text: str | None, name: str) -> date | None:
         raise ConfigError(f"{name} is {text!r}; write it as YYYY-MM-DD") from None
 
 
+def _nothing_to_test(spec: StrategySpec, warehouse: Warehouse, piece: Piece) -> str | None:
+    """Why dates that a daemon or a backfill came by have no backtest: before the file's period, or no targets yet."""
+    if piece.slice.last < spec.backtest.first:
+        return f"{spec.strategy_id}: no backtest, {piece.slice} lies before its period ({spec.backtest.first})"
+    decided = warehouse.query(
+        'SELECT 1 FROM targets WHERE strategy_id = ? AND version = ? AND "asof" <= ? LIMIT 1',
+        [spec.strategy_id, spec.version, piece.slice.last],
+    )
+    return f"{spec.strategy_id}: no backtest, it has no targets by {piece.slice.last}" if decided.is_empty() else None
+
+
 def _backtest(
     spec: StrategySpec, config: BacktestRun, warehouse: Warehouse, piece: Piece, settings: Settings
 ) -> tuple[BacktestResult, pl.DataFrame]:
@@ -327,17 +347,17 @@ def _backtest(
     return result, buy_and_hold(listed, sessions, result.config.initial_cash)
 
 
-def _store_backtests(done: Mapping[str, BacktestResult], warehouse: Warehouse, piece: Piece) -> None:
+def _store_backtests(done: Sequence[BacktestResult], warehouse: Warehouse, piece: Piece) -> None:
     """All rows of all strategies in one transaction; a rerun of the same run's step replaces its own."""
     summary = pl.DataFrame(
-        [{**result.summary, "created_at": piece.now} for result in done.values()],
+        [{**result.summary, "created_at": piece.now} for result in done],
         schema={column.name: column.polars for column in backtest_summary.TABLE.columns},
     )
     frames = {
         backtest_summary.TABLE: summary,
-        backtest_trades.TABLE: pl.concat([result.trades for result in done.values()]),
-        backtest_equity.TABLE: pl.concat([result.equity for result in done.values()]),
-        backtest_symbols.TABLE: pl.concat([result.symbols for result in done.values()]),
+        backtest_trades.TABLE: pl.concat([result.trades for result in done]),
+        backtest_equity.TABLE: pl.concat([result.equity for result in done]),
+        backtest_symbols.TABLE: pl.concat([result.symbols for result in done]),
     }
     passed = [(table, pass_gate(table, frame, piece)) for table, frame in frames.items()]
     with warehouse.write() as writer:

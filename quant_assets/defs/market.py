@@ -27,6 +27,8 @@ from quant_assets.market_data.provider import Provider, make_provider
 from quant_assets.warehouse import Warehouse
 
 GROUP = "market"
+_TOLD = 3
+"""Failed symbols whose cause the run's one line tells; the log has them all."""
 RESTATED = "restated"
 """Metadata of ohlcv: symbol -> first and last date whose stored bars the run has changed."""
 
@@ -102,7 +104,8 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
                 materialize_partitions(context, touched)
             if failed:
                 days = grid.date_keys(piece.slice.first, piece.slice.last)
-                materialize_partitions(context, [f"{day}|{symbol}" for symbol in good for day in days], metadata)
+                if good:
+                    materialize_partitions(context, [f"{day}|{symbol}" for symbol in good for day in days], metadata)
                 raise _failure(failed, good)
             attach(context, piece.last_cells, metadata)
             return dg.MaterializeResult()
@@ -310,6 +313,8 @@ def _failure(failed: dict[str, QuantError], good: Sequence[str]) -> Exception:
     """Retried where nothing is stored and a retry can mend all of it; else final, and a rerun adds what is missing."""
     if not good and all(error.transient for error in failed.values()):
         return next(iter(failed.values()))
-    words = "; ".join(f"{symbol}: {error}" for symbol, error in failed.items())
+    words = "; ".join(f"{symbol}: {error}" for symbol, error in list(failed.items())[:_TOLD])
+    if len(failed) > _TOLD:
+        words += f"; and {len(failed) - _TOLD} more: {', '.join(list(failed)[_TOLD:])}"
     kept = f"{len(good)} other(s) stored, a rerun completes what is missing" if good else "nothing stored"
     return dg.Failure(f"{len(failed)} symbol(s) failed ({kept}): {words}", allow_retries=False)
