@@ -11,7 +11,9 @@ from common import load, median_of, process, report, temporary_home
 
 ROUNDS = 11
 LIBRARIES = "import dagster, polars, duckdb"
-OURS = "from quant_assets.definitions import defs; print(len(defs.get_repository_def().asset_graph.get_all_asset_keys()))"
+OURS = (
+    "from quant_assets.definitions import defs; print(len(defs.get_repository_def().asset_graph.get_all_asset_keys()))"
+)
 
 
 def main() -> None:
@@ -19,9 +21,7 @@ def main() -> None:
         if process([sys.executable, "-c", OURS], environment).output.strip() != "6":
             raise SystemExit("the code location does not hold the six assets")
         sides = {"libraries": LIBRARIES, "code location": OURS}
-        taken = {
-            name: [] for name in sides
-        }
+        taken = {name: [] for name in sides}
         for _ in range(ROUNDS):
             for name, code in sides.items():
                 taken[name].append(process([sys.executable, "-c", code], environment))

@@ -226,8 +226,9 @@ class BatchedSqliteEventLogStorage(SqliteEventLogStorage):
             dagster_event = event.dagster_event
             kind = dagster_event.event_type_value if dagster_event else None
             step_key = dagster_event.step_key if dagster_event else event.step_key
-            asset_key = dagster_event.asset_key if dagster_event else None
-            partition = (dagster_event.partition or None) if dagster_event else None
+            of_asset = _materialization(event) or dagster_event
+            asset_key = of_asset.asset_key if of_asset else None
+            partition = (of_asset.partition or None) if of_asset else None
             if asset_key is None:
                 asset_text, packed = None, _pack_single(serialize_value(event))
             else:
@@ -453,7 +454,9 @@ def _alike(one: EventLogEntry, other: EventLogEntry) -> bool:
     mine, its = one.get_dagster_event(), other.get_dagster_event()
     if one[:4] != other[:4] or one[5:7] != other[5:7] or mine[:6] != its[:6] or mine[7:] != its[7:]:
         return False
-    data, its_data = mine.step_materialization_data, its.step_materialization_data
+    # Not the property `step_materialization_data`, whose check costs more than this comparison.
+    data = cast(StepMaterializationData, mine.event_specific_data)
+    its_data = cast(StepMaterializationData, its.event_specific_data)
     a, b = data.materialization, its_data.materialization
     tags, its_tags = _tags(a), _tags(b)
     return (

@@ -175,12 +175,14 @@ class Session:
     def run_groups(
         self, assets: tuple[str, ...], spans: dict[str, tuple[date, date]], order: list[str]
     ) -> "list[Launched]":
-        """One run per stretch of neighbouring keys that share their dates."""
+        """One run per stretch of neighbouring keys that share their dates, up to one that a check blocks."""
         launched = []
         group: list[str] = []
         for key in [*order, None]:
             if group and (key is None or spans.get(key) != spans[group[0]]):
                 launched.append(self.launcher.run(assets, *spans[group[0]], group))
+                if launched[-1].blocked:
+                    break
                 group = []
             if key is not None and key in spans:
                 group.append(key)

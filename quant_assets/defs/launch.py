@@ -16,8 +16,9 @@ from typing import Any
 import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.errors import DagsterExecutionInterruptedError
-from dagster._core.execution.api import execute_run_iterator
+from dagster._core.execution.api import create_execution_plan, execute_run_iterator
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
+from dagster_shared.record import copy
 from filelock import FileLock
 
 from quant_assets.core.errors import QualityError, QuantError
@@ -181,25 +182,30 @@ class Launcher:
         """
         selection = frozenset(dg.AssetKey(asset) for asset in assets)
         self._refuse_blocked(selection)
+        checks = self._checks_of(selection)
         job = self._repository.get_reconstructable_job(self._job_of(selection, keys)).get_subset(
-            asset_selection=selection
+            asset_selection=selection, asset_check_selection=checks
         )
+        run_config = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})}
+        all_tags = {
+            PIPELINE_TAG: self.pipeline,
+            PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}",
+            **self.grid.range_tags(first, last, keys),
+            **(tags or {}),
+        }
         run = self.instance.create_run_for_job(
             job_def=job.get_definition(),
+            # left to itself it plans the checks of the selection only
+            execution_plan=create_execution_plan(job, run_config, tags=all_tags) if checks else None,
             asset_selection=selection,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})},
-            tags={
-                PIPELINE_TAG: self.pipeline,
-                PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}",
-                **self.grid.range_tags(first, last, keys),
-                **(tags or {}),
-            },
+            run_config=run_config,
+            tags=all_tags,
             job_code_origin=job.get_python_origin(),
         )
         launched = Launched(run.run_id, succeeded=False)
         try:
             with listening(self._watch), _sigint() as came:
-                for event in execute_run_iterator(job, run, self.instance):
+                for event in execute_run_iterator(job, copy(run, asset_check_selection=checks), self.instance):
                     self._note(event, launched)
                     if came() and not launched.interrupted:
                         # raised where nothing passes an exception on (a finaliser, a connection pool): once more
@@ -225,6 +231,24 @@ class Launcher:
         if groups == {DECISION} and len(keys) == 1:
             return keys[0]
         raise ValueError(f"one run holds assets of one stage and, in the decision stage, one strategy; got {keys}")
+
+    def _checks_of(self, selection: frozenset[dg.AssetKey]) -> frozenset[dg.AssetCheckKey] | None:
+        """None (the checks of `selection`), or these and the stage's blocking ones upstream that were not made.
+
+        A run that failed for one symbol, or was killed, has left cells which nothing has checked.
+        """
+        graph = self._repository.get_definition().asset_graph
+        groups = {graph.get(key).group_name for key in selection}
+        parents = {parent for key in selection for parent in graph.get(key).parent_keys} - selection
+        unchecked = {
+            parent
+            for parent in parents
+            if graph.get(parent).group_name in groups and not self.passed_checks(parent.to_user_string())
+        }
+        if not unchecked:
+            return None
+        own = {key for key in graph.asset_check_keys if key.asset_key in selection}
+        return frozenset(own | set(self._latest_checks(unchecked)))
 
     def passed_checks(self, asset: str) -> bool:
         """Whether the blocking checks of `asset` passed in the run that materialised it last."""

@@ -1,0 +1,72 @@
+"""`quant` in this process, as a user meets it: exit code, standard output, standard error.
+
+Belongs here: what tests need to give commands to a small platform without a process for each.
+"""
+
+from dataclasses import dataclass
+
+import dagster as dg
+import pytest
+from typer.testing import CliRunner
+
+from quant_assets.cli import app as commands
+from quant_assets.cli.session import Session
+from quant_assets.core.calendar import trading_calendar
+from quant_assets.core.settings import settings
+from quant_assets_tests.platform import Platform
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command left: its exit code and its words."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self) -> str:
+        """The one line of a failure: on standard error, the last there, with no traceback anywhere."""
+        assert "Traceback" not in self.out + self.err, self.out + self.err
+        lines = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1, self.err
+        assert self.err.splitlines()[-1] == lines[0], self.err
+        return lines[0].removeprefix("error: ")
+
+
+class CommandLine:
+    """Gives commands to `platform`. Each call is a fresh process's view: settings, files and session read again."""
+
+    def __init__(self, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.platform = platform
+        self._monkeypatch = monkeypatch
+        platform.dagster.mkdir(parents=True, exist_ok=True)
+        for name in ("ALPHA_VANTAGE_API_KEY", "QUANT_PROVIDER"):
+            monkeypatch.delenv(name, raising=False)
+
+    def __call__(self, *words: str, code: int | None = 0) -> Said:
+        """Run `quant words`, which must end with `code` (None: any)."""
+        for name, value in self.platform.environment.items():
+            if name.startswith(("QUANT_", "DAGSTER_", "ALPHA_")):
+                self._monkeypatch.setenv(name, value)
+        settings.cache_clear()
+        trading_calendar.cache_clear()
+        self._monkeypatch.setattr(commands, "session", Session())
+        # the code location that runs are loaded from; without it a file that cannot be read is the command's to report
+        self._monkeypatch.setattr("quant_assets.definitions.defs", None)
+        try:
+            self._monkeypatch.setattr("quant_assets.definitions.defs", self.platform.definitions())
+        except Exception:  # noqa: S110
+            pass
+        try:
+            result = CliRunner().invoke(commands.app, list(words))
+        finally:
+            settings.cache_clear()
+            trading_calendar.cache_clear()
+        said = Said(result.exit_code, result.stdout, result.stderr)
+        assert code in (None, said.code), f"exit code {said.code}\n{said.out}\n{said.err}\n{result.exception!r}"
+        return said
+
+    def runs(self) -> list[dg.DagsterRun]:
+        """All runs, oldest first."""
+        return self.platform.runs()
