@@ -89,12 +89,12 @@ def fingerprint(spec: ModelSpec, scope: str, training_date: date, features: Sequ
     }
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for days in (rows.ts, rows.known_on, place[rows.symbol]):
-        digest.update(np.ascontiguousarray(days, "<i4"))
+        digest.update(np.ascontiguousarray(days, "<i4").data)
     for values in (rows.x, rows.y):
         for start in range(0, len(rows), _BLOCK):
             block = np.add(values[start : start + _BLOCK], 0.0, dtype="<f8")
             block[np.isnan(block)] = np.nan
-            digest.update(np.ascontiguousarray(block))
+            digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()
 
 
