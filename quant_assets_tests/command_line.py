@@ -3,15 +3,19 @@
 Belongs here: what tests need to give commands to a small platform without a process for each.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.reconstruct import ReconstructableJob
 from typer.testing import CliRunner
 
+from quant_assets import definitions as code_location
 from quant_assets.cli import app as commands
 from quant_assets.cli.session import Session
 from quant_assets.core.calendar import trading_calendar
+from quant_assets.core.errors import QuantError
 from quant_assets.core.settings import settings
 from quant_assets_tests.platform import Platform
 
@@ -49,24 +53,29 @@ class CommandLine:
         for name, value in self.platform.environment.items():
             if name.startswith(("QUANT_", "DAGSTER_", "ALPHA_")):
                 self._monkeypatch.setenv(name, value)
-        settings.cache_clear()
-        trading_calendar.cache_clear()
+        self._forget()
         self._monkeypatch.setattr(commands, "session", Session())
-        # the code location that runs are loaded from; without it a file that cannot be read is the command's to report
-        self._monkeypatch.setattr("quant_assets.definitions.defs", None)
-        try:
-            self._monkeypatch.setattr("quant_assets.definitions.defs", self.platform.definitions())
-        except Exception:  # noqa: S110
-            pass
+        # what runs are loaded from; a file that cannot be read is the command's to report
+        with suppress(QuantError):
+            self._monkeypatch.setattr(code_location, "defs", code_location.build(settings()))
         try:
             result = CliRunner().invoke(commands.app, list(words))
         finally:
-            settings.cache_clear()
-            trading_calendar.cache_clear()
+            self._forget()
         said = Said(result.exit_code, result.stdout, result.stderr)
         assert code in (None, said.code), f"exit code {said.code}\n{said.out}\n{said.err}\n{result.exception!r}"
         return said
 
+    @staticmethod
+    def _forget() -> None:
+        for remembering in (
+            settings,
+            trading_calendar,
+            ReconstructableJob.get_definition,
+            ReconstructableJob.get_repository_definition,
+        ):
+            remembering.cache_clear()
+
     def runs(self) -> list[dg.DagsterRun]:
         """All runs, oldest first."""
-        return self.platform.runs()
+        return self.platform.runs() if (self.platform.dagster / "runs.db").exists() else []

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -15,7 +14,17 @@ import pytest
 from quant_assets.cli import app as commands
 from quant_assets.warehouse import Warehouse
 from quant_assets_tests.command_line import CommandLine
-from quant_assets_tests.platform import DAGSTERS_OWN, END, START, STRATEGIES, Platform, small_platform
+from quant_assets_tests.platform import (
+    DAGSTERS_OWN,
+    END,
+    LISTED,
+    LISTED_LATE,
+    START,
+    STRATEGIES,
+    SYMBOLS,
+    Platform,
+    small_platform,
+)
 from quant_assets_tests.standins import INVALID, AlphaVantage, Bar, Reply
 
 pytestmark = DAGSTERS_OWN
@@ -34,6 +43,7 @@ COMMANDS = [
     ["recommend"],
     ["backtest"],
     ["pipeline", "run"],
+    ["daily"],
     ["runs"],
     ["trace"],
     ["check", "leakage"],
@@ -184,6 +194,7 @@ def test_dates_that_are_no_session_are_snapped_and_said(quant: CommandLine) -> N
     assert count(quant.platform, "SELECT count(*) FROM ohlcv") == 5
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_ingested_again_unless_forced(quant: CommandLine) -> None:
     quant("ingest", "--symbols", "AAA")
     assert "nothing missing: ohlcv 2023-01-03..2023-02-28 for 1 symbol(s)" in quant("ingest", "--symbols", "AAA").out
@@ -194,12 +205,11 @@ def test_what_is_there_is_not_ingested_again_unless_forced(quant: CommandLine) -
 
 def test_features_need_bars(quant: CommandLine) -> None:
     error = quant("features", code=1).error
-    assert error == (
-        "no bars ingested from 2023-01-03 to 2023-02-28 for AAA, BBB, CCC; run `quant ingest` first"
-    )
+    assert error == ("no bars ingested from 2023-01-03 to 2023-02-28 for AAA, BBB, CCC; run `quant ingest` first")
     assert quant.runs() == []
 
 
+@pytest.mark.slow
 def test_labels_of_the_symbols_that_have_bars_are_computed_and_the_others_named(quant: CommandLine) -> None:
     quant("ingest", "--symbols", "BBB")
     said = quant("labels")
@@ -207,6 +217,7 @@ def test_labels_of_the_symbols_that_have_bars_are_computed_and_the_others_named(
     assert "partitions: labels 39" in said.out
 
 
+@pytest.mark.slow
 def test_features_of_bars_ingested_anew_are_out_of_date(quant: CommandLine) -> None:
     quant("ingest", "--symbols", "AAA")
     quant("features", "--symbols", "AAA")
@@ -216,6 +227,7 @@ def test_features_of_bars_ingested_anew_are_out_of_date(quant: CommandLine) -> N
     assert "features_daily: 2023-02-06..2023-02-28 x AAA" in said.err
 
 
+@pytest.mark.slow
 def test_piped_output_has_no_colours(quant: CommandLine) -> None:
     said = quant("ingest", "--symbols", "AAA")
     assert "\x1b" not in said.out + said.err
@@ -263,11 +275,12 @@ def correct(platform: Platform, **field: object) -> None:
     platform.write_universe(end=date(2023, 2, 28), symbols=symbols)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["splits", "real_moves"])
 def test_a_jump_like_a_split_stops_the_pipeline_until_the_universe_explains_it(quant: CommandLine, field: str) -> None:
     day = halve(quant.platform, "AAA", at=15)
     said = quant("pipeline", "run", "-s", "ranks", code=1)
-    assert f"check ohlcv.unadjusted_splits: 1 row(s) (symbol, ts, ratio, split): AAA {day} 0.5" in said.error
+    assert f"check ohlcv.unadjusted_splits: 1 row(s) (symbol, ts, ratio, split): AAA {day} 0.4949 2; " in said.error
     assert "under the symbol's `splits` in the universe file" in said.error
     assert [run.status for run in quant.runs()] == [dg.DagsterRunStatus.FAILURE]
     assert "blocked by check ohlcv.unadjusted_splits" in quant("features", code=1).error
@@ -283,6 +296,7 @@ def test_a_jump_like_a_split_stops_the_pipeline_until_the_universe_explains_it(q
     assert (moved < 0.1) == (field == "splits")
 
 
+@pytest.mark.slow
 def test_a_split_taken_out_of_the_universe_file_is_taken_back(quant: CommandLine) -> None:
     day = date.fromisoformat(halve(quant.platform, "AAA", at=15))
     quant("ingest", code=1)
@@ -294,6 +308,7 @@ def test_a_split_taken_out_of_the_universe_file_is_taken_back(quant: CommandLine
     assert "unadjusted_splits" in quant("ingest", "--force", code=1).error
 
 
+@pytest.mark.slow
 def test_where_one_symbol_fails_the_others_are_checked_before_they_are_used(quant: CommandLine) -> None:
     day = halve(quant.platform, "AAA", at=15)
     (quant.platform.files / "CCC.csv").unlink()
@@ -304,6 +319,7 @@ def test_where_one_symbol_fails_the_others_are_checked_before_they_are_used(quan
     assert count(quant.platform, "SELECT count(*) FROM targets") == 0
 
 
+@pytest.mark.slow
 def test_bars_that_passed_their_checks_are_not_fetched_again_by_the_pipeline(quant: CommandLine) -> None:
     quant("ingest")
     said = quant("pipeline", "run", "-s", "ranks")
@@ -386,7 +402,9 @@ def test_score_shows_the_scores_of_one_session(done: CommandLine) -> None:
 
 @pytest.mark.slow
 def test_recommend_decides_the_last_rebalance_on_or_before_a_date(done: CommandLine) -> None:
-    stored = 'SELECT symbol, weight FROM targets WHERE strategy_id = \'ranks\' AND "asof" = DATE \'2023-08-25\' ORDER BY 1'
+    stored = (
+        "SELECT symbol, weight FROM targets WHERE strategy_id = 'ranks' AND \"asof\" = DATE '2023-08-25' ORDER BY 1"
+    )
     before = done.platform.warehouse.query(stored)
     said = done("recommend", "-s", "ranks", "--asof", "2023-08-29")
     assert "ranks 1.0.0: targets as of 2023-08-25 (invested 100.0%, cash 0.0%)" in said.out
@@ -446,24 +464,37 @@ def test_ctrl_c_ends_the_run_and_the_command_at_once(
     assert all(run.is_finished for run in new)
 
 
-Plant = Callable[[Platform], None]
+def extend(platform: Platform, last: date, *, restated: str = "") -> None:
+    """Let the universe and its bars go on to `last`; the prices of `restated` are halved throughout."""
+    platform.write_universe(end=last)
+    for symbol in SYMBOLS:
+        first = LISTED if symbol == LISTED_LATE else START
+        platform.write_bars(symbol, first, last, scale=0.5 if symbol == restated else 1.0)
 
 
 @pytest.mark.slow
 def test_a_restated_history_is_recomputed_downstream(done: CommandLine) -> None:
-    platform = done.platform
-    platform.write_universe(end=date(2023, 9, 15))
-    platform.write_bars("AAA", START, date(2023, 9, 15), scale=0.5)
-    for symbol in ("BBB", "CCC"):
-        platform.write_bars(symbol, date(2023, 2, 15) if symbol == "CCC" else START, date(2023, 9, 15))
-    said = done("pipeline", "run", "-s", "ranks")
+    last = date(2023, 9, 15)
+    extend(done.platform, last, restated="AAA")
+    said = done("pipeline", "run", "-s", "ranks", "--to", str(last))
     assert "AAA: history restated" in said.err
+    assert "BBB: 10 new bars, 0 read again" in said.err
     assert "carrying on with what ingest stored or restated" in said.err
     assert "features_daily: 2023-01-03..2023-09-15 x AAA" in said.err
-    stale = (
-        "SELECT count(*) FROM features_daily JOIN ohlcv USING (symbol, ts) WHERE symbol = 'AAA' AND computed_at < ingested_at"
-    )
-    assert count(platform, stale) == 0
+    older = "SELECT count(*) FROM features_daily f JOIN ohlcv o USING (symbol, ts) WHERE f.computed_at < o.ingested_at"
+    assert count(done.platform, older) == 0
+
+
+@pytest.mark.slow
+def test_daily_makes_the_session_that_is_new_and_nothing_else(done: CommandLine) -> None:
+    before = len(done.runs())
+    last = date(2023, 9, 1)
+    extend(done.platform, last)
+    said = done("daily", "-s", "ranks", "--asof", str(last))
+    assert "partitions: ohlcv 3, features_daily 3, labels 3" in said.out
+    assert "partitions: predictions 1, targets 1, backtest_summary 1" in said.out
+    assert len(done.runs()) == before + 2
+    assert count(done.platform, f"SELECT count(*) FROM ohlcv WHERE ts = DATE '{last}'") == 3
 
 
 def test_the_commands_that_exist_are_all_tested() -> None:
@@ -471,4 +502,4 @@ def test_the_commands_that_exist_are_all_tested() -> None:
     groups = {group.name: group.typer_instance for group in app.registered_groups}
     found = [[command.name] for command in app.registered_commands]
     found += [[name, command.name] for name, group in groups.items() if group for command in group.registered_commands]
-    assert sorted(found, key=str) == sorted(COMMANDS, key=str)
+    assert sorted(found) == sorted(COMMANDS)

@@ -22,6 +22,7 @@ from quant_assets.features import FEATURE_SETS
 from quant_assets.labels import LABEL_SETS
 from quant_assets.market_data.adjustment import compare_with_provider
 from quant_assets.market_data.history import adjusted_bars
+from quant_assets.market_data.ingest import UNIVERSE
 from quant_assets.market_data.provider import sources_giving_actions
 from quant_assets.strategy.spec import StrategySpec
 from quant_assets.warehouse import Warehouse
@@ -174,8 +175,9 @@ def adjustment_matches_provider(scope: Scope) -> pl.DataFrame:
     if bars.is_empty():
         return bars
     actions = scope.warehouse.query(
-        "SELECT symbol, ex_date, kind, value FROM corporate_actions WHERE symbol IN (SELECT unnest(?))",
-        [list(scope.slice.keys)],
+        "SELECT symbol, ex_date, kind, value FROM corporate_actions "
+        "WHERE symbol IN (SELECT unnest(?)) AND source <> ?",  # what the provider lacks, its adjusted close lacks too
+        [list(scope.slice.keys), UNIVERSE],
     )
     compared = compare_with_provider(bars, actions)
     return compared.filter(pl.col("rel_diff").abs() > PROVIDER_TOLERANCE)

@@ -111,16 +111,12 @@ class Grid:
     @cached_property
     def market(self) -> dg.MultiPartitionsDefinition:
         """date x symbol."""
-        return Cells(
-            {"date": self.dates, "symbol": dg.StaticPartitionsDefinition(list(self.universe.names))}
-        )
+        return Cells({"date": self.dates, "symbol": dg.StaticPartitionsDefinition(list(self.universe.names))})
 
     @cached_property
     def decision(self) -> dg.MultiPartitionsDefinition:
         """date x strategy."""
-        return Cells(
-            {"date": self.dates, "strategy": dg.StaticPartitionsDefinition(list(self.strategies))}
-        )
+        return Cells({"date": self.dates, "strategy": dg.StaticPartitionsDefinition(list(self.strategies))})
 
     @property
     def last_session(self) -> date:

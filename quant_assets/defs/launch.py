@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,8 @@ class Launcher:
         """
         wanted = list(self.grid.date_keys(first, last))
         spans: dict[str, tuple[date, date]] = {}
-        states = [self._state(asset) for asset in assets]
+        newest = cache(self._newest)
+        states = [self._state(asset, newest) for asset in assets]
         for key in keys:
             cells = [f"{one}|{key}" for one in wanted]
             lacking = [at for at, cell in enumerate(cells) if any(cell not in done for done, _ in states)]
@@ -141,7 +143,7 @@ class Launcher:
         days = self.grid.date_keys(first, last)
         return [key for key in keys if not any(f"{day}|{key}" in there for day in days)]
 
-    def _state(self, asset: str) -> tuple[set[str], set[str]]:
+    def _state(self, asset: str, newest: Callable[[dg.AssetKey], Mapping[str, int]]) -> tuple[set[str], set[str]]:
         """Partitions that are up to date, and those older than an input; none where the asset's code has changed."""
         key = dg.AssetKey(asset)
         event = self.instance.get_latest_materialization_event(key)
@@ -152,10 +154,8 @@ class Launcher:
         if made_by != node.code_version:
             self._watch(f"{asset}: its code has changed since it was last materialised; doing all of it again")
             return set(), set()
-        made = self._newest(key)
-        stale = {
-            cell for parent in node.parent_keys for cell, at in self._newest(parent).items() if at > made.get(cell, at)
-        }
+        made = newest(key)
+        stale = {cell for parent in node.parent_keys for cell, at in newest(parent).items() if at > made.get(cell, at)}
         return made.keys() - stale, stale
 
     def _newest(self, key: dg.AssetKey) -> Mapping[str, int]:

@@ -198,9 +198,9 @@ def platt(raw: Floats, y: Floats) -> Calibration | None:
     target = np.where(y == 1, (ones + 1) / (ones + 2), 1 / (zeros + 2))
     mean = float(target.mean())
     flat = Calibration(0.0, float(np.log(mean / (1 - mean))))
-    if np.ptp(raw) == 0:
-        return flat
     scale = float(raw.std())
+    if np.ptp(raw) == 0 or scale < 1e-300:  # squares of the smallest numbers vanish, and a slope must stay finite
+        return flat
     from sklearn.linear_model import LogisticRegression
 
     # A soft target t is a row of class 1 with weight t and one of class 0 with weight 1 - t. Scaling conditions lbfgs.

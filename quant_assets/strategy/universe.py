@@ -72,6 +72,10 @@ class Listing(Section):
     def _ordered(self) -> "Listing":
         if self.first and self.last and self.first > self.last:
             raise ValueError(f"{self.symbol} is listed from {self.first} to {self.last}; swap the dates")
+        dates = [split.date for split in self.splits]
+        twice = [day for day in dates if dates.count(day) > 1]
+        if twice:
+            raise ValueError(f"{self.symbol} has two splits on {twice[0]}; keep one")
         return self
 
 

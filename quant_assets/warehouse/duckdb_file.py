@@ -73,14 +73,13 @@ class Writer:
 
     def append(self, table: Table, frame: pl.DataFrame, *, run_id: str | None = None) -> int:
         """Insert rows in the table's sort order; returns their number. `run_id` is added where the table carries it."""
-        if table.run_id:
-            frame = frame.with_columns(pl.lit(run_id, pl.String).alias("run_id"))
         if frame.is_empty():
             return 0
-        rows = _sorted(frame.select(c.name for c in table.all_columns), table.sort)
+        rows = _sorted(frame.select(c.name for c in table.columns), table.sort)
+        constant, values = (", ? AS run_id", [run_id]) if table.run_id else ("", [])
         self._connection.register("incoming", rows)
         try:
-            self._connection.execute(f"INSERT INTO {table.name} BY NAME SELECT * FROM incoming")
+            self._connection.execute(f"INSERT INTO {table.name} BY NAME SELECT *{constant} FROM incoming", values)
         finally:
             self._forget("incoming")
         return rows.height

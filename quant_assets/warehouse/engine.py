@@ -1,5 +1,6 @@
 """DuckDB's engine, started once per thread: opening a file means attaching it, at a tenth of the cost of a start."""
 
+import atexit
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,3 +36,11 @@ def attached(path: Path, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnecti
         engine.close()
         raise
     _OWN.engine = engine
+
+
+@atexit.register
+def _end() -> None:
+    """DuckDB reports an engine that outlives the interpreter as leaked."""
+    engine = getattr(_OWN, "engine", None)
+    if engine is not None:
+        engine.close()
