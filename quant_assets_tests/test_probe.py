@@ -238,7 +238,7 @@ def quant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         monkeypatch.setattr(app, "session", Session())
         monkeypatch.setattr(sys, "argv", ["quant", *words])
         with pytest.raises(SystemExit) as ended:
-            app.main()
+            app.app()
         return int(ended.value.code or 0)
 
     yield run

@@ -7,6 +7,7 @@ every session, at a fraction of its time.
 """
 
 import gc
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,6 +100,8 @@ def run(
     days = _days(sorted(set(sessions)))
     plan = _plan(targets, days, config.price)
     market = _market(bars, plan.symbols, days)
+    if progress and "vectorbt" not in sys.modules:
+        progress("loading vectorbt; an installation's first simulation compiles it, which takes about 10 s")
     if progress:
         progress(f"simulating {len(plan.symbols)} symbols over {len(days)} sessions")
     orders = _orders(plan, market, config)

@@ -8,7 +8,7 @@ import polars as pl
 def in_order(frame: pl.DataFrame, keys: Sequence[str], *, strictly: bool = False) -> bool:
     """Whether the rows of `frame` ascend by `keys`; `strictly`: and so no two have the same ones.
 
-    A null or NaN among the keys counts as out of order.
+    A null among the keys counts as out of order.
 
     Example:
         >>> rows = pl.DataFrame({"symbol": ["A", "A", "B"], "ts": [1, 2, 2]})
