@@ -39,15 +39,19 @@ class Replaced:
     inserted: int
 
 
-class Writer:
-    """One open transaction. Obtained from `Warehouse.write`."""
+class Reader:
+    """One state of the file, which no other process changes meanwhile. Obtained from `Warehouse.read`."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
 
     def query(self, sql: str, params: Sequence[Any] = ()) -> pl.DataFrame:
-        """Read inside the transaction."""
+        """Read, inside the transaction where there is one."""
         return self._connection.sql(sql, params=list(params)).pl()
+
+
+class Writer(Reader):
+    """One open transaction. Obtained from `Warehouse.write`."""
 
     def delete(self, table: Table, where: str, params: Sequence[Any] = ()) -> int:
         """Delete rows; returns their number."""
@@ -158,9 +162,15 @@ class Warehouse:
             WarehouseError: the file cannot be read.
             WarehouseLockedError: another process held it for `lock_timeout` seconds.
         """
+        with self.read() as reader:
+            return reader.query(sql, params)
+
+    @contextmanager
+    def read(self) -> Iterator[Reader]:
+        """For queries that belong together: one read-only connection, one state of the file. Raises as `query`."""
         self._prepare_once()
         with self._turn(reading=True), self._connection(read_only=True) as connection:
-            return connection.sql(sql, params=list(params)).pl()
+            yield Reader(connection)
 
     @contextmanager
     def write(self) -> Iterator[Writer]:
