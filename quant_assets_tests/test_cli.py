@@ -27,7 +27,7 @@ from quant_assets_tests.platform import (
 )
 from quant_assets_tests.standins import INVALID, AlphaVantage, Bar, Reply
 
-pytestmark = DAGSTERS_OWN
+pytestmark = [pytest.mark.slow, *DAGSTERS_OWN]
 
 COMMANDS = [
     ["env"],
