@@ -5,6 +5,8 @@ Belongs here: what tests need to give commands to a small platform without a pro
 
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -17,7 +19,7 @@ from quant_assets.cli.session import Session
 from quant_assets.core.calendar import trading_calendar
 from quant_assets.core.errors import QuantError
 from quant_assets.core.settings import settings
-from quant_assets_tests.platform import Platform
+from quant_assets_tests.platform import STRATEGIES, Platform, small_platform
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,12 @@ class CommandLine:
     def runs(self) -> list[dg.DagsterRun]:
         """All runs, oldest first."""
         return self.platform.runs() if (self.platform.dagster / "runs.db").exists() else []
+
+
+def two_months(root: Path) -> Platform:
+    """Three symbols over two months, and strategies that are tested in the second."""
+    small = small_platform(root)
+    small.write_universe(end=date(2023, 2, 28))
+    for name in STRATEGIES:
+        small.write_strategy(name, backtest={"from": date(2023, 2, 1)})
+    return small

@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 from filelock import FileLock
 
-from quant_assets_tests.command_line import CommandLine
-from quant_assets_tests.platform import DAGSTERS_OWN, STRATEGIES, Platform, small_platform
+from quant_assets_tests.command_line import CommandLine, two_months
+from quant_assets_tests.platform import DAGSTERS_OWN, Platform
 
 pytestmark = DAGSTERS_OWN
 
@@ -22,12 +22,7 @@ Spoil = Callable[[Platform], None]
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Platform:
-    """Three symbols over two months."""
-    small = small_platform(tmp_path)
-    small.write_universe(end=date(2023, 2, 28))
-    for name in STRATEGIES:
-        small.write_strategy(name, backtest={"from": date(2023, 2, 1)})
-    return small
+    return two_months(tmp_path)
 
 
 @pytest.fixture

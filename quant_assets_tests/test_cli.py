@@ -13,14 +13,13 @@ import pytest
 
 from quant_assets.cli import app as commands
 from quant_assets.warehouse import Warehouse
-from quant_assets_tests.command_line import CommandLine
+from quant_assets_tests.command_line import CommandLine, two_months
 from quant_assets_tests.platform import (
     DAGSTERS_OWN,
     END,
     LISTED,
     LISTED_LATE,
     START,
-    STRATEGIES,
     SYMBOLS,
     Platform,
     small_platform,
@@ -54,12 +53,7 @@ SECRET = "SK-live-9d2f"
 
 @pytest.fixture
 def platform(tmp_path: Path) -> Platform:
-    """Three symbols over two months."""
-    small = small_platform(tmp_path)
-    small.write_universe(end=date(2023, 2, 28))
-    for name in STRATEGIES:
-        small.write_strategy(name, backtest={"from": date(2023, 2, 1)})
-    return small
+    return two_months(tmp_path)
 
 
 @pytest.fixture
