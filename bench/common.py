@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,21 @@ class Finished:
     wall: float
     cpu: float
     output: str
+
+
+def other_environment(name: str, *packages: str) -> Path:
+    """The Python of a virtual environment of its own, `.bench/<name>`, for a library that we measure against.
+
+    Made when first asked for; delete the folder to have it made anew.
+    """
+    folder = ROOT / ".bench" / name
+    python = folder / "bin" / "python"
+    if not (folder / ".complete").is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+        (folder / ".complete").touch()
+    return python
 
 
 def process(command: Sequence[str], environment: Mapping[str, str]) -> Finished:
