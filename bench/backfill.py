@@ -77,9 +77,10 @@ def inside() -> None:
     assert session.launcher
     spent["loading"] += time.perf_counter()
     commands.app(["pipeline", "run"], standalone_mode=False)
-    expected = 3 * sum(len(session.grid.date_keys(*session.period(None, None))) for _ in session.grid.universe.names)
-    for spec in session.strategies.values():
-        expected += 3 * len(session.grid.date_keys(*session.period_of(spec, None, None)))
+    market = session.market()
+    expected = 3 * len(market.symbols()) * len(market.grid.date_keys(*market.period(None, None)))
+    for spec in market.strategies.values():
+        expected += 3 * len(market.grid.date_keys(*market.period_of(spec, None, None)))
     cells = sum(sum(one.cells.values()) for one in runs)
     if cells != expected or not all(one.succeeded for one in runs):
         raise SystemExit(f"{cells} partitions materialised instead of {expected}, or a run failed")

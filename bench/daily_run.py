@@ -102,13 +102,14 @@ def seed(home: Path) -> None:
     from quant_assets.cli.session import DECISION_ASSETS, session
     from quant_assets.contracts import TABLES, Table, features_daily
     from quant_assets.contracts.gate import gate
-    from quant_assets.defs.checks import CHECKS
+    from quant_assets.defs.checks import CHECKS, feature_contracts
     from quant_assets.features import feature_set
     from quant_assets.labels import label_set, settled_between
     from quant_assets.market_data.synthetic import synthetic_bars
 
     first, last = dates["first"], dates["last"]
-    calendar, names = session.grid.calendar, session.grid.universe.names
+    market = session.market()
+    calendar, names = market.grid.calendar, market.grid.universe.names
     import polars as pl
 
     now = datetime.now(UTC).replace(tzinfo=None)
@@ -124,11 +125,12 @@ def seed(home: Path) -> None:
     store(features_daily.wide("v1", features.names), features.compute(bars), "computed_at")
     store(TABLES["labels"], settled_between(labels.compute(bars), first, last), "computed_at")
     for strategy, since in (("factor", first), ("model", dates["model_from"])):
-        if not session.launcher.run(DECISION_ASSETS, since, last, [strategy]).succeeded:
+        if not market.launcher.run(DECISION_ASSETS, since, last, [strategy]).succeeded:
             raise SystemExit(f"seeding {strategy} failed")
-    checks = {asset: [(one.name, one.blocking) for one in found] for asset, found in CHECKS.items()}
+    all_checks = {**CHECKS, "features_daily": [*feature_contracts("v1"), *CHECKS["features_daily"]]}
+    checks = {asset: [(one.name, one.blocking) for one in found] for asset, found in all_checks.items()}
     days = [str(day) for day in dates["new"]]
-    (home / SEEDED).write_text(json.dumps({"days": days, "strategies": list(session.strategies), "checks": checks}))
+    (home / SEEDED).write_text(json.dumps({"days": days, "strategies": list(market.strategies), "checks": checks}))
 
 
 def empty(home: Path, day: date) -> None:
@@ -216,7 +218,8 @@ def check(home: Path, day: date) -> None:
     from quant_assets.market_data.synthetic import synthetic_bars
 
     features = feature_set("v1")
-    sessions, names = session.grid.calendar.sessions, session.grid.universe.names
+    grid = session.market().grid
+    sessions, names = grid.calendar.sessions, grid.universe.names
     bars = synthetic_bars(names, sessions).filter(pl.col("ts").is_between(FIRST, day))
     wanted = features.compute(bars).filter(pl.col("ts") == day).select("symbol", *features.names).sort("symbol")
     columns = ", ".join(wanted.columns)

@@ -30,6 +30,8 @@ SYMBOLS = ("AAA", "BBB", "CCC")
 LISTED_LATE = "CCC"
 START, LISTED, END = date(2023, 1, 3), date(2023, 2, 15), date(2023, 8, 31)
 STRATEGIES = ("forest", "ranks")
+COINS = ("BTC/USDT", "ETH/USDT")
+COINS_START, COINS_END = date(2023, 1, 1), date(2023, 4, 30)
 MARKET_ASSETS = ("ohlcv", "features_daily", "labels")
 DECISION_ASSETS = ("predictions", "targets", "backtest_summary")
 PATIENCE = 180.0
@@ -46,7 +48,7 @@ DAGSTERS_OWN = [
 
 
 def universe(**changes: object) -> dict[str, object]:
-    """The text of the universe file, as data; its name is `small`."""
+    """The text of a universe file, as data: the market `small` unless changed."""
     return {
         "name": "small",
         "version": "1.0.0",
@@ -60,12 +62,12 @@ def universe(**changes: object) -> dict[str, object]:
 
 
 def strategy(name: str, **changes: object) -> dict[str, object]:
-    """The text of a strategy file, as data: `forest` scores by a pooled model, anything else ranks by a feature."""
+    """The text of a strategy file, as data: a `...forest` scores by a pooled model, any other ranks by a feature."""
     signal: dict[str, object] = {
         "type": "factor_rank",
         "inputs": {"feature_version": "v1", "feature_name": "ret_5d"},
     }
-    if name == "forest":
+    if name.endswith("forest"):
         model = {
             "task": "regression",
             "label": "fwd_ret_60d",
@@ -136,10 +138,15 @@ class Platform:
             **self.extra,
         }
 
-    def write_universe(self, **changes: object) -> None:
-        path = self.strategies / "universes" / "small.yaml"
+    def write_universe(self, name: str = "small", **changes: object) -> None:
+        path = self.strategies / "universes" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(universe(**changes)))
+        path.write_text(yaml.safe_dump(universe(name=name, **changes)))
+
+    def write_coins(self, **changes: object) -> None:
+        """The universe of a second market, `coins`: every day a session, synthetic bars."""
+        usual = {"calendar": "24/7", "provider": "synthetic", "start": COINS_START, "end": COINS_END}
+        self.write_universe("coins", **{**usual, "symbols": list(COINS), **changes})
 
     def write_strategy(self, name: str, **changes: object) -> None:
         (self.strategies / f"{name}.yaml").write_text(yaml.safe_dump(strategy(name, **changes)))
@@ -152,7 +159,7 @@ class Platform:
     def grid(self) -> Grid:
         from quant_assets.definitions import load
 
-        return load(self.settings)[0]
+        return load(self.settings)[0].grid
 
     def definitions(self) -> dg.Definitions:
         """The code location on this platform's files and home, for runs in this process."""

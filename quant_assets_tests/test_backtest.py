@@ -2,6 +2,8 @@
 
 import doctest
 import math
+import subprocess
+import sys
 from datetime import date, timedelta
 
 import numpy as np
@@ -45,9 +47,11 @@ def make_targets(weights):
     return pl.DataFrame(rows, schema={"asof": pl.Date, "symbol": pl.String, "weight": pl.Float64}, orient="row")
 
 
-def simulate(closes, weights, costs=FREE, cash=1000.0, price="close", opens=None, first=0, last=None) -> BacktestResult:
+def simulate(
+    closes, weights, costs=FREE, cash=1000.0, price="close", opens=None, first=0, last=None, **settings
+) -> BacktestResult:
     last = len(next(iter(closes.values()))) if last is None else last
-    config = BacktestConfig("s", "1.0.0", cash, costs, price)
+    config = BacktestConfig("s", "1.0.0", cash, costs, price, **settings)
     return run(make_bars(closes, opens), make_targets(weights), DAYS[first:last], config)
 
 
@@ -359,6 +363,64 @@ def test_equity_so_far_does_not_change_when_the_future_is_deleted(market, kept):
     assert_frame_equal(part.equity, whole.equity.head(len(sessions)))
 
 
+TABLES = ("trades", "equity", "symbols", "weights", "unfilled")
+
+
+def assert_same_tables(one, other):
+    for table in TABLES:
+        assert_frame_equal(getattr(one, table), getattr(other, table), rel_tol=1e-10, abs_tol=1e-9)
+    assert one.summary.keys() == other.summary.keys()
+    for name, value in one.summary.items():
+        expected = pytest.approx(value, rel=1e-8, abs=1e-9) if isinstance(value, float) else value
+        assert other.summary[name] == expected, name
+
+
+@settings(max_examples=40, deadline=None)
+@given(markets(), st.sampled_from([{}, {"stop_loss": 0.05, "threshold": 0.02}, {"hedge_drawdown": 0.01}]))
+def test_both_engines_leave_the_same_tables(market, rules):
+    closes, weights, costs, price = market
+    ours = simulate(closes, weights, costs, price=price, **rules)
+    assert_same_tables(ours, simulate(closes, weights, costs, price=price, engine="vectorbt", **rules))
+
+
+def test_a_stopped_position_names_its_stop_and_is_not_unfilled():
+    bars = make_bars({"A": [100, 80, 90, 90]})
+    for engine in ("kernel", "vectorbt"):
+        config = BacktestConfig("s", "1", 1000, FREE, engine=engine, stop_loss=0.1)
+        result = run(bars, make_targets({0: {"A": 1.0}, 2: {"A": 1.0}}), DAYS[:4], config)
+        assert result.trades.select("reason", "exit_ts", "exit_price").rows() == [("stop loss", DAYS[1], 80.0)]
+        assert result.unfilled.is_empty()
+
+
+def test_costs_are_broken_down_by_symbol_as_shares_of_the_initial_cash():
+    closes = {"A": [10, 10, 20], "B": [10, 10, 10]}
+    weights = {0: {"A": 0.5, "B": -0.25}, 2: {"A": 0.0, "B": -0.25}}
+    result = simulate(closes, weights, Costs(100, 200, funding_bps_per_day=10))
+    costs = {row["symbol"]: row for row in result.symbols.iter_rows(named=True)}
+    sold = 50 * 20 * 0.98
+    assert costs["A"]["fees"] == pytest.approx((50 * 10.2 + sold) * 0.01 / 1000)
+    assert costs["A"]["slippage"] == pytest.approx((50 * 0.2 + 50 * 0.4) / 1000)
+    assert costs["A"]["funding"] == pytest.approx(0.001 * (500 + 500) / 1000)
+    assert costs["B"]["funding"] == pytest.approx(-0.001 * (250 + 250) / 1000)
+    earned = result.summary["final_equity"] - 1000
+    assert result.symbols["contribution"].sum() == pytest.approx(earned / 1000)
+    assert result.trades["pnl"].sum() == pytest.approx(earned + 0.5)
+
+
+def test_a_year_of_365_sessions_scales_the_measures():
+    closes = {"A": [10, 12, 9, 11]}
+    summary = simulate(closes, {0: {"A": 1.0}}).summary
+    always = simulate(closes, {0: {"A": 1.0}}, year=365).summary
+    assert always["sharpe"] == pytest.approx(summary["sharpe"] * math.sqrt(365 / 252))
+    assert always["turnover"] == pytest.approx(summary["turnover"] * 365 / 252)
+    assert always["cagr"] == pytest.approx(1.1 ** (365 / 4) - 1)
+
+
+def test_loading_the_engine_loads_neither_numba_nor_vectorbt():
+    code = "import sys, quant_assets.backtest.engine; sys.exit(bool({'numba', 'vectorbt'} & {*sys.modules}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 
@@ -398,6 +460,22 @@ def test_a_period_without_sessions_and_unusable_settings_are_refused():
         BacktestConfig("s", "1", initial_cash=0)
     with pytest.raises(ConfigError, match="'open' is unknown"):
         BacktestConfig("s", "1", price="open")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="'zipline' is unknown; use one of kernel, vectorbt"):
+        BacktestConfig("s", "1", engine="zipline")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"stop_loss is 1\.5; it must lie in \[0, 1\)"):
+        BacktestConfig("s", "1", stop_loss=1.5)
+
+
+@pytest.mark.parametrize("settings", [{"leverage": 2.0}, {"costs": Costs(funding_bps_per_day=1)}])
+def test_vectorbt_refuses_what_it_does_not_know(settings):
+    with pytest.raises(ConfigError, match=r"vectorbt knows neither leverage nor funding .*use engine: kernel"):
+        BacktestConfig("s", "1", engine="vectorbt", **settings)
+
+
+@pytest.mark.parametrize("value", [math.nan, 10_000.0, -10_000.0])
+def test_funding_out_of_range_is_refused(value):
+    with pytest.raises(ValueError, match="funding_bps_per_day is"):
+        Costs(funding_bps_per_day=value)
 
 
 # --- benchmark ----------------------------------------------------------------------------------------------------
@@ -466,6 +544,27 @@ def test_months_compound_to_their_year():
         (2024, 1): 0.1,
         (2024, 2): -0.5,
     }
+
+
+def test_measures_of_many_curves_are_those_of_each():
+    rng = np.random.default_rng(1)
+    curves = 100 * np.exp(np.cumsum(rng.normal(0, 0.02, (50, 300)), axis=1))
+    curves[3], curves[4] = 100.0, np.linspace(100, 200, 300)
+    found = metrics.measures(curves, 100.0, 365)
+    for number, curve in enumerate(curves):
+        returns = metrics.returns_of(curve, 100.0)
+        growth, worst = metrics.cagr(curve[-1] / 100, 300, 365), metrics.drawdowns(curve, 100.0).min()
+        expected = {
+            "cagr": growth,
+            "sharpe": metrics.sharpe(returns, 365),
+            "sortino": metrics.sortino(returns, 365),
+            "calmar": metrics.calmar(growth, worst),
+            "max_dd": worst,
+            "vol": metrics.volatility(returns, 365),
+        }
+        assert {
+            name: None if np.isnan(values[number]) else values[number] for name, values in found.items()
+        } == expected
 
 
 def test_rolling_sharpe_is_the_sharpe_of_each_window():

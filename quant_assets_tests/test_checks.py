@@ -133,7 +133,7 @@ def found(check: Callable[[Scope], pl.DataFrame], scope: Scope, *columns: str) -
 
 
 def named(asset: str, name: str) -> Check:
-    return next(one for one in CHECKS[asset] if one.name == name)
+    return next(one for one in [*CHECKS[asset], *checks.feature_contracts("v1")] if one.name == name)
 
 
 def test_every_check_has_a_name_of_its_own_and_says_what_it_is_for():
@@ -369,6 +369,20 @@ def test_a_prediction_by_a_model_that_knew_its_day_or_later_is_found(
     put(warehouse, "predictions", {"symbol": "A", "ts": D[4], "model_id": "m"})
     rows = found(checks.predicted_before_trained, scope_of(warehouse, ("model",)), "symbol", "ts")
     assert rows == ([("A", D[4])] if wrong else [])
+
+
+def test_predictions_for_another_markets_symbols_are_that_ones_affair(warehouse: Warehouse):
+    put(warehouse, "models", model(D[4], D[4]))
+    put(warehouse, "predictions", {"symbol": "BTC/USDT", "ts": D[4], "model_id": "m", "score": float("nan")})
+    for name in ("predicted_before_trained", "contract"):
+        assert named("predictions", name).find(scope_of(warehouse, ("model",))).is_empty()
+
+
+def test_bars_of_another_market_are_not_waited_for(warehouse: Warehouse):
+    put(warehouse, "ohlcv", *walk("A", D[:1]), *walk("B", D[:1]), *walk("BTC/USDT", [*D[:1], D[0] + timedelta(5)]))
+    put(warehouse, "models", model(D[0], D[0]))
+    put(warehouse, "predictions", *[{"symbol": one, "ts": D[0], "model_id": "m"} for one in "AB"])
+    assert found(checks.incomplete_cross_section, scope_of(warehouse, ("model",))) == []
 
 
 def test_a_session_on_which_too_few_symbols_are_predicted_is_found(warehouse: Warehouse):

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -166,8 +167,64 @@ def test_a_home_that_cannot_be_written_costs_only_the_kept_file(home: Path, monk
     assert trading_calendar("XNYS") == fresh
 
 
+INSTANTS = st.datetimes(datetime(2000, 1, 1), datetime(2026, 1, 1), timezones=st.just(UTC))
+
+
+def test_on_the_calendar_that_never_closes_every_day_is_a_session(home: Path):
+    calendar = trading_calendar("24/7")
+    first, last = calendar.sessions[0], calendar.sessions[-1]
+    assert (first, calendar.timezone, calendar.every_day) == (date(1998, 1, 1), "UTC", True)
+    assert last >= date.today() + timedelta(360)
+    assert len(calendar.sessions) == (last - first).days + 1
+    assert calendar.holidays() == []
+    assert not (home / "calendars").exists()
+
+
+@given(INSTANTS, st.timezones())
+def test_without_a_close_the_last_session_that_has_closed_is_yesterday_in_utc(now: datetime, zone: ZoneInfo):
+    calendar = trading_calendar("24/7")
+    yesterday = now.date() - timedelta(1)
+    assert calendar.last_closed(now.astimezone(zone)) == yesterday
+    assert calendar.has_closed(yesterday, now)
+    assert not calendar.has_closed(now.date(), now)
+
+
+@given(st.datetimes(datetime(2024, 7, 2, 20), datetime(2024, 7, 8, 19, 59), timezones=st.just(UTC)))
+def test_a_session_is_the_last_closed_from_its_close_to_the_next_ones(now: datetime):
+    for calendar in (WEEK, trading_calendar("24/7")):
+        last = calendar.last_closed(now)
+        assert calendar.closes_at(last) <= now < calendar.closes_at(calendar.offset(last, 1))
+
+
+@given(st.dates(date(2000, 1, 1), date(2026, 1, 1)), st.integers(-400, 400))
+def test_without_a_close_sessions_are_days(day: date, sessions: int):
+    assert trading_calendar("24/7").offset(day, sessions) == day + timedelta(sessions)
+
+
+def test_a_year_has_365_sessions_where_every_day_is_one_and_252_elsewhere():
+    assert trading_calendar("24/7").sessions_per_year == 365
+    assert WEEK.sessions_per_year == 252
+    assert not WEEK.every_day
+
+
+def test_a_calendar_whose_name_has_a_slash_is_kept_in_one_file(home: Path):
+    calendar = trading_calendar("24/5")
+    assert [path.name for path in (home / "calendars").iterdir()] == ["24-5.txt"]
+    assert again("24/5") == calendar
+    assert calendar.closes_at(FRI) == datetime(2024, 7, 6, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("name", ["../../XNYS", "/etc/hosts", ""])
+def test_a_calendar_name_that_is_a_path_is_refused_and_writes_nothing(home: Path, name: str):
+    with pytest.raises(ConfigError, match=f"calendar '{name}' is unknown"):
+        trading_calendar(name)
+    assert list(home.iterdir()) == []
+
+
 def test_an_unknown_exchange_is_refused_with_an_example(home: Path):
-    with pytest.raises(ConfigError, match="calendar 'XXXX' is unknown; use an ISO 10383 exchange code such as XNYS"):
+    with pytest.raises(
+        ConfigError, match="calendar 'XXXX' is unknown; use an ISO 10383 exchange code such as XNYS or XLON, or 24/7"
+    ):
         trading_calendar("XXXX")
     assert not (home / "calendars").exists()
 

@@ -169,7 +169,7 @@ def test_rows_in_any_order_give_the_same_sorted_frame():
 def test_blocks_leave_no_seam(monkeypatch: pytest.MonkeyPatch):
     bars = pl.concat([random_bars("A", 130, 1), random_bars("B", 90, 2)])
     whole = compute(bars, "v1")
-    monkeypatch.setattr("quant_assets.features.sets._BLOCK", 7)
+    monkeypatch.setattr("quant_assets.features.feature._CELLS", 7 * len(V1.names))
     assert_frame_equal(compute(bars, "v1"), whole, check_exact=True)
 
 

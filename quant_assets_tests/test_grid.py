@@ -3,7 +3,8 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime, time, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -248,3 +249,60 @@ def test_hash_and_exclusions_are_worked_out_once(monkeypatch: pytest.MonkeyPatch
     hash(dates)
     for session, excluded in ((MAY_24, False), (date(2024, 5, 27), True)):
         assert dates.is_window_start_excluded(datetime.combine(session, time(), NEW_YORK)) is excluded
+
+
+EVERY_DAY = TradingCalendar("24/7", "UTC", time(0), tuple(date(2024, 1, 1) + timedelta(n) for n in range(731)))
+JULY_1, JULY_6 = date(2024, 7, 1), date(2024, 7, 6)
+
+
+def without_weekends(start: date = date(2024, 5, 15), end: date | None = JULY_6, grain: Any = "day") -> Grid:
+    return replace(make(start, end, grain), calendar=EVERY_DAY, prefix="coins")
+
+
+@pytest.mark.parametrize("end", [JULY_1 + timedelta(n) for n in range(7)], ids=lambda day: f"{day:%A}")
+@pytest.mark.parametrize("grain", ["day", "week", "month"])
+def test_on_a_calendar_without_weekends_every_day_has_a_partition(end: date, grain: str):
+    grid = without_weekends(end=end, grain=grain)
+    first, keys = date(2024, 5, 15), grid.dates.get_partition_keys()
+    assert grid.last_session == end
+    assert grid.dates.get_last_partition_key() == grid.date_key(end)
+    assert list(keys) == list(dict.fromkeys(grid.date_key(day) for day in EVERY_DAY.between(first, end)))
+    assert list(grid.date_keys(first, end)) == list(keys)
+    assert len(keys) == {"day": (end - first).days + 1, "week": 8, "month": 3}[grain]
+    assert grid.slice_of(dg.PartitionKeyRange(f"{keys[0]}|A", f"{keys[-1]}|C")).last == end
+    covered = [day for key in keys for day in EVERY_DAY.between(*grid.window(key))]
+    assert sorted(set(covered)) == covered
+
+
+@pytest.mark.parametrize(
+    ("moment", "last", "closed"),
+    [
+        (datetime(2024, 7, 6, 0, 0), JULY_6, date(2024, 7, 5)),
+        (datetime(2024, 7, 6, 23, 59), JULY_6, date(2024, 7, 5)),
+        (datetime(2024, 7, 7, 0, 0), date(2024, 7, 7), JULY_6),
+        (datetime(2024, 7, 8, 0, 15), date(2024, 7, 8), date(2024, 7, 7)),
+    ],
+)
+def test_on_a_calendar_without_weekends_today_has_begun_and_yesterday_has_closed(
+    monkeypatch: pytest.MonkeyPatch, moment: datetime, last: date, closed: date
+):
+    now = moment.replace(tzinfo=UTC)
+    monkeypatch.setattr(grid_module, "_today", lambda timezone: now.astimezone(ZoneInfo(timezone)).date())
+    with partition_loading_context(effective_dt=now):
+        grid = without_weekends(end=None)
+        assert grid.dates.get_last_partition_key() == last.isoformat()
+        assert (grid.last_session, grid.last_closed(now)) == (last, closed)
+
+
+def test_session_dates_without_exclusions_are_what_dagsters_own_class_would_be():
+    grid = without_weekends()
+    assert grid.dates == parent_of(grid.dates)
+    assert not grid.dates.exclusions
+    assert grid.dates.get_partition_keys() == parent_of(grid.dates).get_partition_keys()
+
+
+def test_names_of_the_primary_market_have_no_prefix_and_those_of_others_do():
+    first, second = make(), without_weekends()
+    assert (first.key("ohlcv"), first.op("ohlcv"), first.name("market")) == (dg.AssetKey("ohlcv"), "ohlcv", "market")
+    assert second.key("ohlcv") == dg.AssetKey(["coins", "ohlcv"])
+    assert (second.op("ohlcv"), second.name("market")) == ("coins__ohlcv", "coins_market")

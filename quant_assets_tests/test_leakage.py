@@ -106,12 +106,15 @@ def test_no_shipped_feature_looks_ahead(version: str):
     assert look_ahead(lambda bars: features.compute(bars, version), make_bars()) == []
 
 
-@pytest.mark.parametrize("feature", [f for s in FEATURE_SETS.values() for f in s.features], ids=lambda f: f.name)
-def test_every_shipped_feature_needs_its_stated_lookback_and_no_more(feature: features.Feature):
-    alone = FeatureSet("alone", (feature,)).compute
-    assert warm_up(alone, make_bars(), feature.lookback) == []
-    if feature.lookback:
-        assert warm_up(alone, make_bars(), feature.lookback - 1)
+@pytest.mark.parametrize(
+    ("version", "lookback"), sorted({(version, f.lookback) for version, s in FEATURE_SETS.items() for f in s.features})
+)
+def test_every_shipped_feature_needs_its_stated_lookback_and_no_more(version: str, lookback: int):
+    group = FeatureSet("group", tuple(one for one in FEATURE_SETS[version].features if one.lookback == lookback))
+    assert warm_up(group.compute, make_bars(), lookback) == []
+    if lookback:
+        moved = {finding.column for finding in warm_up(group.compute, make_bars(), lookback - 1)}
+        assert moved == set(group.names)
 
 
 @pytest.mark.parametrize("version", LABEL_SETS)

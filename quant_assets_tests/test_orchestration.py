@@ -18,7 +18,7 @@ from quant_assets.defs.automation import daily_schedule
 from quant_assets.defs.grid import RANGE_END, RANGE_START, Grid
 from quant_assets.defs.jobs import market_job
 from quant_assets.event_log import BatchedSqliteEventLogStorage
-from quant_assets.market_data import alpha_vantage_client
+from quant_assets.market_data import retries
 from quant_assets.strategy.universe import Universe
 from quant_assets_tests.platform import (
     DAGSTERS_OWN,
@@ -357,7 +357,7 @@ def served(bars: dict[str, list[Bar]], week: Platform, monkeypatch: pytest.Monke
     monkeypatch.setenv("ALPHA_VANTAGE_API_KEY", "not-a-secret")
     monkeypatch.setenv("QUANT_ALPHA_VANTAGE_URL", server.url)
     monkeypatch.setenv("QUANT_ALPHA_VANTAGE_PER_MINUTE", "1000")
-    monkeypatch.setattr(alpha_vantage_client, "ATTEMPTS", 1)
+    monkeypatch.setattr(retries, "ATTEMPTS", 1)
     monkeypatch.setattr(failures, "SECONDS_BETWEEN", 0.0)
     return server
 

@@ -56,7 +56,47 @@ def test_a_score_that_is_not_finite_has_no_rank():
 @pytest.mark.parametrize("shape", [(0, 3), (2, 0)])
 def test_no_date_or_no_symbol_proposes_nothing(shape: tuple[int, int]):
     for method in WEIGHTINGS:
-        assert propose(np.empty(shape), method, 2, np.empty(shape)).weight.shape == shape
+        assert propose(np.empty(shape), method, 2, np.empty(shape), shares=np.empty(shape)).weight.shape == shape
+
+
+@pytest.mark.parametrize("method", ["risk_parity", "hrp", "inverse_vol"])
+def test_shares_of_the_whole_universe_are_spread_over_the_chosen(method: str):
+    shares = np.array([[0.5, 0.3, 0.2]])
+    assert propose(np.array([[1.0, 3.0, 2.0]]), method, 2, shares=shares).weight[0] == pytest.approx([0.0, 0.6, 0.4])
+
+
+@pytest.mark.parametrize("share", [NAN, 0.0, -1.0, math.inf])
+def test_what_is_no_positive_share_gets_no_weight(share: float):
+    proposal = propose(np.array([[2.0, 1.0]]), "hrp", 2, shares=np.array([[share, 0.2]]))
+    assert proposal.weight.tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize("method", ["risk_parity", "hrp"])
+def test_an_allocation_without_shares_is_an_error(method: str):
+    with pytest.raises(DataError, match=rf"{method} needs shares of shape \(1, 2\), got None"):
+        propose(np.array([[2.0, 1.0]]), method, 2)
+
+
+class TestExposures:
+    def test_a_weight_is_the_share_times_the_exposure(self):
+        proposal = propose(np.array([[0.5, -2.0, NAN, 0.0]]), "equal", None, exposure=True)
+        assert proposal.weight[0] == pytest.approx([0.5 / 3, -2 / 3, 0.0, 0.0])
+
+    def test_the_larger_of_either_sign_ranks_first_and_of_equal_ones_the_left(self):
+        assert propose(np.array([[1.0, -2.0, -1.0, 0.0]]), "equal", None, exposure=True).rank.tolist() == [[2, 1, 3, 4]]
+
+    def test_only_the_chosen_share_the_money(self):
+        assert propose(np.array([[0.5, -2.0, 1.0]]), "equal", 2, exposure=True).weight.tolist() == [[0.0, -1.0, 0.5]]
+
+    def test_shares_may_follow_the_size_of_the_exposure(self):
+        proposal = propose(np.array([[1.0, -3.0]]), "score_weighted", None, exposure=True)
+        assert proposal.weight[0] == pytest.approx([0.25, -2.25])
+
+    def test_shares_come_from_the_volatilities_or_the_allocation(self):
+        scores, exposed = np.array([[-1.0, 0.5]]), [[-0.8, 0.1]]
+        vols, shares = np.array([[0.01, 0.04]]), np.array([[0.8, 0.2]])
+        assert propose(scores, "inverse_vol", None, vols, exposure=True).weight == pytest.approx(np.array(exposed))
+        assert propose(scores, "hrp", None, shares=shares, exposure=True).weight == pytest.approx(np.array(exposed))
 
 
 SHAPE = (3, 5)
@@ -67,7 +107,7 @@ VOLS = arrays.arrays(np.float64, SHAPE, elements=st.floats())
 @settings(max_examples=100, deadline=None)
 @given(SCORES, VOLS, st.sampled_from(WEIGHTINGS), st.integers(1, 6))
 def test_weights_are_no_shorts_and_add_up_to_one_or_nothing(scores, vols, method, top_k):
-    proposal = propose(scores, method, top_k, vols)
+    proposal = propose(scores, method, top_k, vols, shares=vols if method in ("risk_parity", "hrp") else None)
     assert np.isfinite(proposal.weight).all()
     assert (proposal.weight >= 0).all()
     total = proposal.weight.sum(axis=1)
@@ -77,10 +117,11 @@ def test_weights_are_no_shorts_and_add_up_to_one_or_nothing(scores, vols, method
 
 
 @settings(max_examples=60, deadline=None)
-@given(SCORES, VOLS, st.sampled_from(WEIGHTINGS), st.integers(1, 6))
-def test_all_dates_at_once_give_the_same_bits_as_one_by_one(scores, vols, method, top_k):
-    together = propose(scores, method, top_k, vols)
+@given(SCORES, VOLS, st.sampled_from(WEIGHTINGS), st.one_of(st.none(), st.integers(1, 6)), st.booleans())
+def test_all_dates_at_once_give_the_same_bits_as_one_by_one(scores, vols, method, top_k, exposure):
+    together = propose(scores, method, top_k, vols, shares=vols, exposure=exposure)
     for date in range(len(scores)):
-        alone = propose(scores[date : date + 1], method, top_k, vols[date : date + 1])
+        row = slice(date, date + 1)
+        alone = propose(scores[row], method, top_k, vols[row], shares=vols[row], exposure=exposure)
         assert alone.weight[0].tobytes() == together.weight[date].tobytes()
         assert alone.rank[0].tolist() == together.rank[date].tolist()

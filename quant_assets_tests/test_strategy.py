@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quant_assets.core.errors import DataError, StrategyError
+from quant_assets.signals import DonchianInputs
 from quant_assets.strategy import (
     StrategySpec,
     Universe,
@@ -21,8 +22,8 @@ from quant_assets.strategy import (
     load_universe,
     rebalance_dates,
 )
-from quant_assets.strategy.compose import signal_scores
-from quant_assets.strategy.spec import SCHEMA_FILE, schema_text
+from quant_assets.strategy.compose import history, signal_scores
+from quant_assets.strategy.spec import SCHEMA_FILE, Donchian, schema_text
 
 SHIPPED = Path(__file__).parents[1] / "strategies"
 UNIVERSES = SHIPPED / "universes"
@@ -86,10 +87,13 @@ def universe_file(tmp_path: Path, text: str = UNIVERSE) -> Path:
 class TestStrategyFiles:
     def test_the_shipped_strategies_load_and_fit_the_shipped_universe(self, market: Universe):
         shipped = load_strategies(SHIPPED)
-        assert list(shipped) == ["lgbm_per_symbol", "lgbm_pooled", "momentum_topk"]
-        for spec in shipped.values():
-            assert tuple(spec.bounds(market, UNIVERSES)) == market.names
-            assert spec.description
+        on_shares = ["donchian_us_tech", "lgbm_per_symbol", "lgbm_pooled", "momentum_topk", "tsmom_us_tech"]
+        assert list(shipped) == ["crypto_tsmom", *on_shares]
+        assert all(spec.description for spec in shipped.values())
+        for name in on_shares:
+            assert tuple(shipped[name].bounds(market, UNIVERSES)) == market.names
+        crypto = load_universe(UNIVERSES / "crypto_majors.yaml")
+        assert len(shipped["crypto_tsmom"].bounds(crypto, UNIVERSES)) == 8
         assert shipped["momentum_topk"].model is None
         assert shipped["lgbm_pooled"].model.scope == "universe"
         assert shipped["lgbm_per_symbol"].model.scope == "symbol"
@@ -112,12 +116,13 @@ class TestStrategyFiles:
             ("ret_60d}", "ret_60d, x: 1}", 6, "signal.inputs.x: unknown field; known here: feature_version,"),
             ("top_k: 2", "top_k: 0", 8, "portfolio.top_k: input should be greater than or equal to 1, got 0"),
             ("top_k: 2", "top_k: true", 8, "portfolio.top_k: input should be a valid integer, got True"),
-            ("top_k: 2", "weighting: equal", 8, "portfolio: field 'top_k' is missing"),
-            ("top_k: 2", "top_k: 2, weighting: risk_parity", 8, "'risk_parity' is not available; use one of: equal,"),
+            ("top_k: 2", "weighting: equal", 1, "portfolio.top_k is missing; factor_rank ranks symbols"),
+            ("top_k: 2", "top_k: 2, weighting: kelly", 8, "'kelly' is not available; use one of: equal,"),
+            ("top_k: 2", "top_k: 2, short: full", 1, "portfolio.short is 'full', but factor_rank never sells short"),
             ("version: 1.0.0", "version: 1.0", 2, "version: must be text, YAML reads it as 1.0; put it in quotes"),
             ("version: 1.0.0", "version: '1.0'", 2, "version: string should match pattern"),
             ("strategy_id: momentum", "strategy_id: Momentum", 1, "strategy_id: string should match"),
-            ("factor_rank", "tsmom", 4, "type 'tsmom' is not available; use one of 'factor_rank', 'model_score'"),
+            ("factor_rank", "carry", 4, "type 'carry' is not available; use one of 'factor_rank', 'model_score'"),
             ("  type: factor_rank\n", "", 4, "signal: field 'type' is missing"),
             ("ret_60d", "ret_61d", 6, "signal.inputs.feature_name: 'ret_61d' is not in the set; use one of: ret_1d,"),
             (
@@ -205,6 +210,65 @@ class TestStrategyFiles:
         assert json.loads(schema_text())["additionalProperties"] is False
 
 
+RULE = STRATEGY.replace("factor_rank", "tsmom").replace("{feature_version: v1, feature_name: ret_60d}", "{lookback: 5}")
+
+
+class TestVariants:
+    def test_a_variant_has_other_values_where_it_was_told_and_the_rest_as_it_was(self, tmp_path: Path):
+        spec = strategy(tmp_path)
+        changed = spec.variant({"portfolio.top_k": 3, "supervisor.turnover_cap": None, "min_cross_section": 0.5})
+        assert (changed.portfolio.top_k, changed.supervisor.turnover_cap, changed.min_cross_section) == (3, None, 0.5)
+        back = changed.variant({"portfolio.top_k": 2, "supervisor.turnover_cap": 0.3, "min_cross_section": 1.0})
+        assert back == spec
+
+    @pytest.mark.parametrize(
+        ("changes", "told"),
+        [
+            ({"portfolio.top_k": 0}, "line 8, portfolio.top_k: portfolio.top_k = 0: input should be greater than"),
+            ({"portfolio.top_n": 1}, "portfolio.top_n is no field to sweep; portfolio has: top_k, weighting"),
+            ({"version": "2.0.0"}, "version is no field to sweep; a strategy has: signal, rebalance"),
+            ({"supervisor.max_positions": "many"}, "input should be a valid integer"),
+            ({"portfolio.short": "full"}, "factor_rank never sells short; use none"),
+        ],
+    )
+    def test_a_value_that_cannot_be_is_refused_with_the_field_and_the_remedy(
+        self, tmp_path: Path, changes: dict[str, object], told: str
+    ):
+        with pytest.raises(StrategyError, match=re.escape(told)):
+            strategy(tmp_path).variant(changes)
+
+    def test_a_sweep_of_a_field_that_is_not_there_is_refused_when_the_file_is_read(self, tmp_path: Path):
+        swept = STRATEGY + "sweep: {parameters: {portfolio.top_n: [1, 2]}}\n"
+        with pytest.raises(StrategyError, match="top_n is no field to sweep"):
+            strategy(tmp_path, swept)
+
+    @pytest.mark.parametrize(
+        ("section", "told"),
+        [
+            ("{method: random, parameters: {portfolio.top_k: [1, 2]}}", "a random search needs `samples`"),
+            ("{samples: 3, parameters: {portfolio.top_k: [1, 2]}}", "`samples` belongs to method random"),
+            ("{parameters: {portfolio.top_k: {low: 1, high: 3}}}", "a grid needs a list of values, or low, high and"),
+            ("{parameters: {portfolio.top_k: {low: 3, high: 1, step: 1}}}", "low 3 is not below high 1; swap them"),
+            ("{parameters: {strategy_id: [a, b]}}", "strategy_id cannot be swept; use fields of: signal,"),
+        ],
+    )
+    def test_a_sweep_section_that_makes_no_sense_is_refused(self, tmp_path: Path, section: str, told: str):
+        with pytest.raises(StrategyError, match=re.escape(told)):
+            strategy(tmp_path, f"{STRATEGY}sweep: {section}\n")
+
+    def test_the_account_may_hold_as_much_as_the_gross_cap_asks_for_unless_the_file_says_how_much(self, tmp_path: Path):
+        spec = strategy(tmp_path, RULE)
+        assert spec.config(252).leverage == 1.0
+        assert spec.variant({"supervisor.gross_exposure_cap": 2.0}).config(252).leverage == 2.0
+        assert spec.variant({"backtest.leverage": 1.5}).config(365).leverage == 1.5
+
+    def test_only_a_hedging_strategy_has_a_drawdown_that_lets_it_sell_short(self, tmp_path: Path):
+        spec = strategy(tmp_path, RULE)
+        assert spec.config(252).hedge_drawdown is None
+        hedging = spec.variant({"portfolio.short": "hedge", "portfolio.hedge_drawdown": 0.2})
+        assert hedging.config(252).hedge_drawdown == 0.2
+
+
 class TestBounds:
     def test_an_inline_universe_takes_its_dates_from_the_market(self, tmp_path: Path, market: Universe):
         spec = strategy(tmp_path, STRATEGY.replace("us_tech", "{symbols: [MSFT, FB]}"))
@@ -220,7 +284,7 @@ class TestBounds:
 
     def test_a_universe_that_is_not_there_is_named_with_those_that_are(self, tmp_path: Path, market: Universe):
         spec = strategy(tmp_path, STRATEGY.replace("us_tech", "us_banks"))
-        with pytest.raises(StrategyError, match="'us_banks' is unknown; use one of: us_tech"):
+        with pytest.raises(StrategyError, match="'us_banks' is unknown; use one of: crypto_majors, us_tech"):
             spec.bounds(market, UNIVERSES)
 
     def test_another_universe_narrows_the_dates_of_the_market(self, tmp_path: Path, market: Universe):
@@ -530,3 +594,41 @@ def test_the_signal_kind_says_what_the_scores_are_read_from(tmp_path: Path):
     assert signal_scores(strategy(tmp_path, MODEL), predictions)["score"].to_list() == [0.2]
     own_models = MODEL.replace("label: direction_60d", "label: direction_60d\n    scope: symbol")
     assert signal_scores(strategy(tmp_path, own_models), predictions)["score"].to_list() == [0.3]
+
+
+class TestRules:
+    def prices(self, *closes: float) -> pl.DataFrame:
+        return pl.DataFrame({"symbol": "A", "ts": DAYS[: len(closes)], "open": closes, "close": closes})
+
+    def decided(self, spec: StrategySpec, bars: pl.DataFrame) -> pl.DataFrame:
+        days = bars["ts"].unique().sort().to_list()
+        scores = signal_scores(spec, bars, CALENDAR)
+        return decide(
+            spec, scores, bars, {}, days, CALENDAR, dict.fromkeys(bars["symbol"].unique(), (None, None))
+        ).targets
+
+    def test_a_rule_holds_its_exposure_of_the_symbols_share(self, tmp_path: Path):
+        # breaks its channel of two closes upwards on the third day, downwards on the fourth
+        spec = strategy(tmp_path, RULE).variant({"portfolio.top_k": None, "supervisor.max_weight_per_symbol": 1.0})
+        donchian = spec.model_copy(update={"signal": Donchian(type="donchian", inputs=DonchianInputs(entry=2, exit=1))})
+        daily = donchian.variant({"rebalance.frequency": "daily", "supervisor.turnover_cap": None})
+        bars = self.prices(10, 11, 12, 9)
+        assert self.decided(daily, bars).select("asof", "weight").rows() == [(DAYS[2], 1.0), (DAYS[3], 0.0)]
+        short = daily.variant({"portfolio.short": "full"})
+        assert self.decided(short, bars)["weight"].to_list() == [1.0, -1.0]
+
+    def test_the_score_of_a_target_says_what_the_rule_wanted_even_where_it_may_not_sell_short(self, tmp_path: Path):
+        spec = strategy(tmp_path, RULE).variant({"portfolio.top_k": None, "rebalance.frequency": "daily"})
+        rows = self.decided(spec, self.prices(*range(60, 30, -1)))
+        assert rows["score"].min() < 0
+        assert rows["weight"].min() == 0.0
+
+    @pytest.mark.parametrize(
+        ("kind", "weighting", "reach"),
+        [("tsmom", "equal", 20), ("tsmom", "hrp", 60), ("donchian", "equal", None)],
+    )
+    def test_a_decision_says_how_much_history_it_reads(
+        self, tmp_path: Path, kind: str, weighting: str, reach: int | None
+    ):
+        text = RULE if kind == "tsmom" else RULE.replace("tsmom", "donchian").replace("{lookback: 5}", "{entry: 20}")
+        assert history(strategy(tmp_path, text).variant({"portfolio.weighting": weighting})) == reach

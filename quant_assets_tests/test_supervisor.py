@@ -7,9 +7,12 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from quant_assets.core.errors import DataError
-from quant_assets.portfolio import SupervisorRules, supervise
+from quant_assets.portfolio import WEIGHTINGS, SupervisorRules, kernel, propose, supervise
+from quant_assets.portfolio.supervisor import decisions, limits, supervise_dates
+from quant_assets.portfolio.weighting import share_basis
 
 FREE = {"gross_exposure_cap": 1.0, "max_weight_per_symbol": 1.0, "max_positions": 10, "turnover_cap": None}
 NAMES = "ABCDEFGH"
@@ -283,3 +286,50 @@ def test_the_same_proposal_again_and_again_reaches_its_goal(table: pl.DataFrame,
         held = {symbol: weight for symbol, weight in decided.items() if weight}
     aim = goal(table, rules, 99)
     assert [held.get(s, 0.0) for s in NAMES] == pytest.approx([aim.get(s, 0.0) for s in NAMES], abs=1e-8)
+
+
+class TestWeighingManyDatesAtOnce:
+    """The kernel's `weigh` is `propose` and `supervise_dates` for their weights alone."""
+
+    @settings(max_examples=150, deadline=None)
+    @given(
+        arrays.arrays(
+            np.float64, (6, 4), elements=st.one_of(st.floats(-2, 2), st.sampled_from([0.0, math.nan, math.inf]))
+        ),
+        arrays.arrays(np.bool_, (6, 4), elements=st.integers(0, 4).map(bool)),
+        arrays.arrays(np.float64, (6, 4), elements=st.floats(0, 1)),
+        st.sampled_from(WEIGHTINGS),
+        st.booleans(),
+        st.one_of(st.none(), st.integers(1, 5)),
+        RULES,
+        st.sampled_from([0.1, 0.5, 1.0]),
+    )
+    def test_it_gives_the_same_bits(self, scores, listed, shares, method, exposure, top_k, rules, min_cross_section):
+        masked = np.where(listed, scores, math.nan)
+        enough = np.isfinite(masked).sum(axis=1) >= np.maximum(min_cross_section * listed.sum(axis=1) - 1e-9, 1e-9)
+        rows = np.flatnonzero(enough)
+        proposal = propose(masked[rows], method, top_k, shares[rows], shares=shares[rows], exposure=exposure)
+        expected = np.full(scores.shape, math.nan)
+        expected[rows] = supervise_dates(
+            masked[rows], *(proposal.rank, proposal.weight), np.zeros(4), rules, top_k, listed[rows], exposure=exposure
+        ).weight
+        weights = np.empty(scores.shape)
+        code, basis = share_basis(scores, method, shares, shares)
+        kernel.weigh(scores, listed, basis, code, exposure, limits(rules, top_k, 4), min_cross_section, weights)
+        assert np.array_equal(weights, expected, equal_nan=True)
+
+
+def test_of_exposures_r5_compares_the_size_with_the_floor():
+    scores, rules = np.array([[-0.5, 0.1]]), SupervisorRules(**FREE, score_floor=0.2)
+    proposal = propose(scores, "equal", None, exposure=True)
+    decided = supervise_dates(scores, proposal.rank, proposal.weight, np.zeros(2), rules, None, exposure=True)
+    assert decided.weight.tolist() == [[-0.25, 0.0]]
+
+
+def test_an_exposure_of_zero_has_a_rank_but_no_goal():
+    scores = np.array([[0.0, -0.5]])
+    proposal = propose(scores, "equal", None, exposure=True)
+    decided = supervise_dates(scores, proposal.rank, proposal.weight, np.zeros(2), SupervisorRules(**FREE), None)
+    rows = decisions(["A", "B"], scores, proposal.rank, decided, SupervisorRules(**FREE), None, np.ones((1, 2), bool))
+    assert rows["weight"].to_list() == [0.0, -0.25]
+    assert row(rows, "A")["reason"] == "rank 2, but the weighting gives it no weight"

@@ -375,3 +375,16 @@ print("done", flush=True)
     assert [row[:2] for row in closes(warehouse)] == [
         (symbol, FIRST + timedelta(day)) for symbol in "AB" for day in range(25)
     ]
+
+
+def test_a_warehouse_of_an_older_version_gains_the_columns_it_lacks_and_keeps_its_rows(tmp_path: Path):
+    path = tmp_path / "warehouse.duckdb"
+    Warehouse(path).prepare()
+    with duckdb.connect(str(path)) as older:
+        older.execute("ALTER TABLE backtest_symbols DROP COLUMN funding")
+        older.execute(
+            "INSERT INTO backtest_symbols (strategy_id, symbol, contribution, num_trades, mean_weight, run_id) "
+            "VALUES ('s', 'A', 0.1, 1, 0.5, 'r')"
+        )
+    stored = Warehouse(path).query("SELECT symbol, contribution, funding FROM backtest_symbols")
+    assert stored.rows() == [("A", 0.1, None)]

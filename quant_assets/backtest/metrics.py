@@ -1,7 +1,8 @@
-"""Performance measures of one equity curve and its trades: pure functions on NumPy arrays.
+"""Performance measures of equity curves and their trades: pure functions on NumPy arrays.
 
-Returns are simple returns per session as fractions, a year has 252 sessions, the risk-free rate is zero. A measure that
-is undefined (too few values, nothing to divide by) is None; none is ever NaN or infinite.
+Returns are simple returns per session as fractions, `year` is the number of sessions in one, the risk-free rate is
+zero. A measure of one curve that is undefined (too few values, nothing to divide by) is None; none is ever NaN or
+infinite. `measures` takes many curves at once, with the same arithmetic.
 """
 
 import math
@@ -15,13 +16,13 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 YEAR = 252
-"""Sessions per year."""
+"""Sessions per year of an exchange; a market that never closes has 365."""
 
 _NO_SPREAD = 1e-12  # below it a standard deviation is rounding, not risk
 
 
-def cagr(growth: float, sessions: int) -> float | None:
-    """Compound annual growth rate: growth ** (252 / sessions) - 1, where growth = final / initial equity.
+def cagr(growth: float, sessions: int, year: int = YEAR) -> float | None:
+    """Compound annual growth rate: growth ** (year / sessions) - 1, where growth = final / initial equity.
 
     Nothing left (growth <= 0) is -1. Bacon, "Practical Portfolio Performance Measurement and Attribution", ch. 2.
 
@@ -29,39 +30,36 @@ def cagr(growth: float, sessions: int) -> float | None:
         >>> round(cagr(1.21, 504), 12)
         0.1
     """
-    if sessions < 1:
-        return None
-    if growth <= 0:
-        return -1.0
-    exponent = math.log(growth) * YEAR / sessions
-    return math.expm1(exponent) if exponent < 700 else None
+    return _known(_cagr(np.array([growth]), sessions, year))
 
 
-def volatility(returns: Array) -> float | None:
-    """Annualised sample standard deviation: std(returns, ddof=1) * sqrt(252).
+def volatility(returns: Array, year: int = YEAR) -> float | None:
+    """Annualised sample standard deviation: std(returns, ddof=1) * sqrt(year).
 
     Example:
         >>> round(volatility(np.array([0.01, -0.01])), 12) == round(0.01 * math.sqrt(2) * math.sqrt(252), 12)
         True
     """
-    return None if len(returns) < 2 else float(np.std(returns, ddof=1)) * math.sqrt(YEAR)
+    return _known(_spread(returns[None]) * math.sqrt(year))
 
 
-def sharpe(returns: Array) -> float | None:
-    """Annualised Sharpe ratio: mean / std(ddof=1) * sqrt(252). Sharpe, "The Sharpe Ratio" (1994).
+def sharpe(returns: Array, year: int = YEAR) -> float | None:
+    """Annualised Sharpe ratio: mean / std(ddof=1) * sqrt(year). Sharpe, "The Sharpe Ratio" (1994).
 
     Example:
         >>> round(sharpe(np.array([0.02, 0.0])), 6) == round(0.01 / (0.01 * math.sqrt(2)) * math.sqrt(252), 6)
         True
     """
-    if len(returns) < 2:
-        return None
-    spread = float(np.std(returns, ddof=1))
-    return None if spread < _NO_SPREAD else float(np.mean(returns)) / spread * math.sqrt(YEAR)
+    return _known(sharpes(returns[None], year))
 
 
-def sortino(returns: Array) -> float | None:
-    """Annualised Sortino ratio: mean / sqrt(mean(min(returns, 0) ** 2)) * sqrt(252), target return zero.
+def sharpes(returns: Array, year: int = YEAR) -> Array:
+    """`sharpe` of many: (curves, sessions) to (curves,); NaN where undefined."""
+    return _ratio(np.mean(returns, axis=1), _spread(returns), year)
+
+
+def sortino(returns: Array, year: int = YEAR) -> float | None:
+    """Annualised Sortino ratio: mean / sqrt(mean(min(returns, 0) ** 2)) * sqrt(year), target return zero.
 
     The downside deviation is taken over all sessions. Sortino and Price, "Performance Measurement in a Downside Risk
     Framework" (1994).
@@ -70,20 +68,20 @@ def sortino(returns: Array) -> float | None:
         >>> round(sortino(np.array([0.03, -0.01])), 6) == round(0.01 / math.sqrt(0.00005) * math.sqrt(252), 6)
         True
     """
-    if not len(returns):
-        return None
-    downside = math.sqrt(float(np.mean(np.minimum(returns, 0.0) ** 2)))
-    return None if downside < _NO_SPREAD else float(np.mean(returns)) / downside * math.sqrt(YEAR)
+    many = returns[None]
+    return _known(_ratio(np.mean(many, axis=1), _downside(many), year)) if len(returns) else None
 
 
 def drawdowns(equity: Array, initial: float) -> Array:
     """Per session, equity over its highest value so far (the initial cash included), minus one: 0 or negative.
 
+    Of one curve, or of many as (curves, sessions).
+
     Example:
         >>> drawdowns(np.array([110.0, 99.0]), 100.0).round(6).tolist()
         [0.0, -0.1]
     """
-    peak = np.maximum.accumulate(np.maximum(equity, initial))
+    peak = np.maximum.accumulate(np.maximum(equity, initial), axis=-1)
     return equity / peak - 1.0
 
 
@@ -94,11 +92,83 @@ def calmar(annual_growth: float | None, max_drawdown: float) -> float | None:
         >>> calmar(0.2, -0.1)
         2.0
     """
-    return None if annual_growth is None or max_drawdown > -_NO_SPREAD else annual_growth / -max_drawdown
+    growth = math.nan if annual_growth is None else annual_growth
+    return _known(_calmar(np.array([growth]), np.array([max_drawdown])))
 
 
-def annual_turnover(per_session: Array) -> float:
-    """One-way turnover per year: mean of the sessions' traded value / 2 / equity before trading, times 252.
+def returns_of(equity: Array, initial: float) -> Array:
+    """Simple return of each session, of one curve or of many as (curves, sessions).
+
+    Example:
+        >>> returns_of(np.array([110.0, 99.0]), 100.0).round(6).tolist()
+        [0.1, -0.1]
+    """
+    before = np.empty_like(equity)
+    before[..., 0] = initial
+    before[..., 1:] = equity[..., :-1]
+    return equity / before - 1.0
+
+
+def measures(equity: Array, initial: float, year: int = YEAR) -> dict[str, Array]:
+    """`cagr`, `sharpe`, `sortino`, `calmar`, `max_dd` and `vol` of many curves at once; NaN where undefined.
+
+    Args:
+        equity: (curves, sessions).
+        initial: equity before the first session, of all.
+        year: sessions per year.
+
+    Example:
+        >>> measures(np.array([[110.0, 99.0]]), 100.0)["max_dd"].round(6).tolist()
+        [-0.1]
+    """
+    returns = returns_of(equity, initial)
+    growth = _cagr(equity[:, -1] / initial, equity.shape[1], year)
+    worst = drawdowns(equity, initial).min(axis=1)
+    mean, spread = np.mean(returns, axis=1), _spread(returns)
+    return {
+        "cagr": growth,
+        "sharpe": _ratio(mean, spread, year),
+        "sortino": _ratio(mean, _downside(returns), year),
+        "calmar": _calmar(growth, worst),
+        "max_dd": worst,
+        "vol": spread * math.sqrt(year),
+    }
+
+
+def _known(values: Array) -> float | None:
+    return None if np.isnan(values[0]) else float(values[0])
+
+
+def _cagr(growth: Array, sessions: int, year: int) -> Array:
+    if sessions < 1:
+        return np.full(len(growth), np.nan)
+    alive = growth > 0
+    exponent = np.log(np.where(alive, growth, 1.0)) * year / sessions
+    grown = np.where(exponent < 700, np.expm1(np.minimum(exponent, 700.0)), np.nan)
+    return np.where(alive | np.isnan(growth), np.where(np.isnan(growth), np.nan, grown), -1.0)
+
+
+def _calmar(growth: Array, worst: Array) -> Array:
+    falls = worst <= -_NO_SPREAD
+    return np.where(falls, growth / np.where(falls, -worst, 1.0), np.nan)
+
+
+def _spread(returns: Array) -> Array:
+    """Per curve of (curves, sessions)."""
+    return np.std(returns, axis=1, ddof=1) if returns.shape[1] > 1 else np.full(len(returns), np.nan)
+
+
+def _downside(returns: Array) -> Array:
+    return np.sqrt(np.mean(np.minimum(returns, 0.0) ** 2, axis=1))
+
+
+def _ratio(mean: Array, risk: Array, year: int) -> Array:
+    risky = risk >= _NO_SPREAD
+    return np.where(risky, mean / np.where(risky, risk, 1.0) * math.sqrt(year), np.nan)
+
+
+def annual_turnover(per_session: Array, year: int = YEAR) -> float:
+    """One-way turnover per year: mean of the sessions' traded value / 2 / equity before trading, times `year`.
 
     1.0 means that the whole portfolio is replaced once a year.
 
@@ -106,7 +176,7 @@ def annual_turnover(per_session: Array) -> float:
         >>> annual_turnover(np.array([0.5, 0.0]))
         63.0
     """
-    return float(np.mean(per_session)) * YEAR if len(per_session) else 0.0
+    return float(np.mean(per_session)) * year if len(per_session) else 0.0
 
 
 def win_rate(pnl: Array) -> float | None:
@@ -140,7 +210,7 @@ def average(values: Array) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def rolling_sharpe(returns: Array, window: int = YEAR) -> Array:
+def rolling_sharpe(returns: Array, window: int = YEAR, year: int = YEAR) -> Array:
     """`sharpe` of the last `window` sessions for each session from number `window` on (len - window + 1 values).
 
     A window without spread is drawn as 0.
@@ -154,7 +224,7 @@ def rolling_sharpe(returns: Array, window: int = YEAR) -> Array:
     views = np.lib.stride_tricks.sliding_window_view(returns, window)
     spread = views.std(axis=1, ddof=1)
     flat = spread < _NO_SPREAD
-    return np.where(flat, 0.0, views.mean(axis=1) / np.where(flat, 1.0, spread)) * math.sqrt(YEAR)
+    return np.where(flat, 0.0, views.mean(axis=1) / np.where(flat, 1.0, spread)) * math.sqrt(year)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,106 +1,45 @@
-"""The report's page: one Jinja template with its styles, filled by `report`. Everything is escaped on its way in."""
+"""The page of a backtest's report: its main element as a Jinja template, filled by `report`."""
 
-PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{{ title }} · backtest</title>
+from quant_assets.core.page import TABLE, template
+
+HEAT = """\
+{% macro heat(heads, rows, last) %}
+  <div class="scroll"><table class="months">
+  <thead><tr><th></th>{% for head in heads %}<th scope="col">{{ head }}</th>{% endfor %}</tr></thead>
+  <tbody>
+  {% for row in rows %}
+    <tr><th scope="row">{{ row.name }}</th>
+    {% for cell in row.cells %}{% if cell is none %}<td></td>{% else -%}
+    <td class="{{ cell.sign }}{{ last if loop.last }}" style="--a:{{ cell.alpha }}">{{ cell.text }}</td>
+    {%- endif %}{% endfor %}</tr>
+  {% endfor %}
+  </tbody></table></div>
+{% endmacro %}
+"""
+"""Jinja macro: a heat map with `heads` above and `rows` of cells made by `report.shade`, the last of class `last`."""
+
+_BODY = (
+    TABLE
+    + HEAT
+    + """\
 <style>
-:root {
-  --page: #f5f7fa; --card: #ffffff; --line: #e2e8f0; --soft: #f1f5f9; --gain-rgb: 22 150 90; --loss-rgb: 220 60 60;
-  --gain: #137a4b; --loss-text: #b93030; --warn: #8a5a00; --warn-back: #fff7e0; --warn-line: #f2d48a;
-  {{ light }}
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --page: #0b1120; --card: #131c2e; --line: #253149; --soft: #1a2539; --gain-rgb: 52 199 128; --loss-rgb: 240 96 96;
-    --gain: #4ade9b; --loss-text: #ff8f8f; --warn: #f7cf6b; --warn-back: #2b2410; --warn-line: #5c4a17;
-    {{ dark }}
-  }
-}
-@media print {
-  :root {
-    --page: #fff; --card: #fff; --line: #d5dbe3; --soft: #f4f6f8; --gain-rgb: 22 150 90; --loss-rgb: 220 60 60;
-    --gain: #137a4b; --loss-text: #b93030; --warn: #8a5a00; --warn-back: #fff; --warn-line: #f2d48a;
-    {{ light }}
-  }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, -apple-system, "Segoe UI",
-  Roboto, "Helvetica Neue", Arial, sans-serif; -webkit-text-size-adjust: 100%; }
-main { max-width: 1120px; margin: 0 auto; padding: 36px 24px 48px; }
-header { display: flex; flex-wrap: wrap; gap: 4px 24px; align-items: baseline; justify-content: space-between;
-  margin-bottom: 20px; }
-h1 { font-size: 28px; line-height: 1.2; letter-spacing: -0.02em; margin: 0; overflow-wrap: anywhere; }
-h2 { font-size: 15px; margin: 0; letter-spacing: -0.005em; }
-p { margin: 0; }
-.sub, .hint { color: var(--muted); font-size: 13px; }
-.hint { margin-top: 8px; }
-.lede { color: var(--muted); margin: -12px 0 20px; max-width: 75ch; overflow-wrap: anywhere; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 18px 20px;
-  margin-bottom: 16px; min-width: 0; }
-.head { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 4px 20px; margin-bottom: 10px;
-  align-items: baseline; }
-.pair { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0 16px; align-items: start; }
-.tiles { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 12px; margin-bottom: 16px; }
-.tile { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 14px 16px; min-width: 0; }
-.tile b { display: block; font-size: 25px; line-height: 1.25; letter-spacing: -0.02em; font-weight: 650;
-  font-variant-numeric: tabular-nums; }
-.tile span { display: block; color: var(--muted); font-size: 12.5px; }
-.warn { background: var(--warn-back); border: 1px solid var(--warn-line); color: var(--warn); border-radius: 12px;
-  padding: 12px 20px; margin-bottom: 16px; font-size: 14px; }
-.warn ul { margin: 0; padding-left: 18px; }
-.legend { display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 13px; color: var(--muted); }
-.legend i { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 6px; }
-.scroll { overflow-x: auto; }
-.chart { display: block; width: 100%; height: auto; }
-.chart text { font-family: inherit; }
-table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
-th { color: var(--muted); font-weight: 500; font-size: 12.5px; text-align: right; padding: 4px 10px 6px;
-  border-bottom: 1px solid var(--line); white-space: nowrap; }
-td { text-align: right; padding: 5px 10px; border-bottom: 1px solid var(--soft); white-space: nowrap; }
-tr:last-child td { border-bottom: 0; }
-th:first-child, td:first-child { padding-left: 0; }
-th:last-child, td:last-child { padding-right: 0; }
-.left { text-align: left; }
-.wide { white-space: normal; overflow-wrap: anywhere; }
-.gain { color: var(--gain); }
-.loss { color: var(--loss-text); }
-.none { color: var(--muted); }
-.months { border-collapse: separate; border-spacing: 3px; table-layout: fixed; min-width: 720px; font-size: 12.5px; }
-.months th { border: 0; padding: 2px; text-align: center; }
-.months td { border: 0; border-radius: 5px; text-align: center; padding: 5px 2px; }
-.months th[scope=row] { text-align: left; color: var(--ink); }
-.months .gain { color: var(--ink); background: rgb(var(--gain-rgb) / var(--a)); }
-.months .loss { color: var(--ink); background: rgb(var(--loss-rgb) / var(--a)); }
-.months .total { font-weight: 650; }
-.bar { display: inline-block; height: 8px; border-radius: 2px; vertical-align: middle; margin-left: 10px; }
-.track { display: inline-flex; width: 90px; justify-content: flex-start; }
-.bar.gain { background: rgb(var(--gain-rgb)); } .bar.loss { background: rgb(var(--loss-rgb)); }
-dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 4px 18px; margin: 0; font-size: 13.5px; }
-dt { color: var(--muted); }
-dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-pre { margin: 0; font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap;
-  overflow-wrap: anywhere; }
-@media (max-width: 820px) {
-  main { padding: 20px 14px 32px; }
-  .pair { grid-template-columns: minmax(0, 1fr); }
-  .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
-  .card { padding: 14px; }
-  .scroll .chart { min-width: 600px; }
-  .pair .scroll .chart { min-width: 0; }
-}
-@media print {
-  main { max-width: none; padding: 0; }
-  .card, .tile { break-inside: avoid; }
-  * { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
-}
+.measures { gap: 0 40px; }
+.measures table { margin-bottom: 14px; }
+.measures th:first-child { color: var(--ink); font-weight: 650; }
+.measures td:not(:first-child), .measures th:not(:first-child) { width: 6.5em; }
 </style>
-</head>
-<body>
+{% macro picture(title, note, svg, missing) %}
+<section class="card">
+  <div class="head"><h2>{{ title }}</h2><p class="sub">{{ note }}</p></div>
+  {% if svg %}<div class="scroll">{{ svg }}</div>{% else %}<p class="none">{{ missing }}</p>{% endif %}
+</section>
+{% endmacro %}
+{% macro definitions(title, lines) %}
+<section class="card">
+  <div class="head"><h2>{{ title }}</h2></div>
+  <dl>{% for name, value in lines %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
+</section>
+{% endmacro %}
 <main>
 <header>
   <h1>{{ title }}</h1>
@@ -125,35 +64,43 @@ pre { margin: 0; font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas,
   <div class="head"><h2>Equity</h2>
     <div class="legend"><span><i style="background:var(--accent)"></i>{{ title }}</span>
     {% if benchmark %}<span><i style="background:var(--bench)"></i>{{ benchmark }}</span>{% endif %}
+    {% if shaded %}<span><i style="background:var(--loss);opacity:.35"></i>{{ shaded }}</span>{% endif %}
     <span>logarithmic</span></div></div>
   <div class="scroll">{{ equity_svg }}</div>
 </section>
 
 <div class="pair">
-<section class="card">
-  <div class="head"><h2>Drawdown</h2></div>
-  <div class="scroll">{{ drawdown_svg }}</div>
-</section>
-<section class="card">
-  <div class="head"><h2>Rolling Sharpe ratio</h2><p class="sub">{{ window }} sessions</p></div>
-  {% if sharpe_svg %}<div class="scroll">{{ sharpe_svg }}</div>
-  {% else %}<p class="none">The period is shorter than {{ window }} sessions.</p>{% endif %}
-</section>
+{{ picture("Drawdown", both, drawdown_svg, "") }}
+{{ picture("Rolling Sharpe ratio", window_note, sharpe_svg, too_short) }}
 </div>
 
 <section class="card">
   <div class="head"><h2>Monthly returns</h2><p class="sub">in per cent, after costs</p></div>
-  <div class="scroll"><table class="months">
-  <thead><tr><th></th>{% for month in months %}<th scope="col">{{ month }}</th>{% endfor %}
-  <th scope="col">Year</th></tr></thead>
-  <tbody>
-  {% for year in years %}
-    <tr><th scope="row">{{ year.name }}</th>
-    {% for cell in year.cells %}{% if cell is none %}<td></td>{% else -%}
-    <td class="{{ cell.sign }}{% if loop.last %} total{% endif %}" style="--a:{{ cell.alpha }}">{{ cell.text }}</td>
-    {%- endif %}{% endfor %}</tr>
+  {{ heat(months, years, " total") }}
+</section>
+
+<div class="pair">
+{{ picture("Yearly returns", both, yearly_svg, "") }}
+{{ picture("Distribution of monthly returns", distribution_note, distribution_svg, "") }}
+</div>
+
+<div class="pair">
+{{ picture("Rolling volatility", window_note, volatility_svg, too_short) }}
+{{ picture("Rolling beta", window_note, beta_svg, "There is no benchmark." if not benchmark else too_short) }}
+</div>
+
+<section class="card">
+  <div class="head"><h2>Measures</h2><p class="sub">after costs; those per year are of mean equity</p></div>
+  <div class="pair measures">
+  {% for half in measure_tables %}
+    <div>{% for one in half %}{{ table(one.shape, one.rows) }}{% endfor %}</div>
   {% endfor %}
-  </tbody></table></div>
+  </div>
+</section>
+
+<section class="card">
+  <div class="head"><h2>Returns by period</h2><p class="sub">quantiles over calendar periods</p></div>
+  {{ table(period_shape, period_rows) }}
 </section>
 
 <section class="card">
@@ -165,20 +112,10 @@ pre { margin: 0; font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas,
   {% else %}<p class="none">Nothing was held.</p>{% endif %}
 </section>
 
-{% macro table(shape, rows) %}
-  <div class="scroll"><table>
-  <thead><tr>{% for name, align in shape %}<th class="{{ align }}" scope="col">{{ name }}</th>{% endfor %}</tr></thead>
-  <tbody>
-  {% for row in rows %}
-    <tr>{% for cell in row -%}
-      <td class="{{ shape[loop.index0][1] }} {{ cell.sign }}">{{ cell.text }}
-      {%- if cell.bar is not none -%}
-      <span class="track"><i class="bar {{ cell.sign }}" style="width:{{ cell.bar }}px"></i></span>
-      {%- endif %}</td>
-    {%- endfor %}</tr>
-  {% endfor %}
-  </tbody></table></div>
-{% endmacro %}
+<div class="pair">
+{{ picture("Exposure", "long, short and net, of equity", exposure_svg, "") }}
+{{ picture("Turnover", "one-way, of equity, per month", turnover_svg, "") }}
+</div>
 
 <section class="card">
   <div class="head"><h2>Symbols</h2><p class="sub">{{ symbols_note }}</p></div>
@@ -186,17 +123,26 @@ pre { margin: 0; font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas,
   {% else %}<p class="none">No symbol was traded.</p>{% endif %}
 </section>
 
+{% if correlation_rows %}
+<section class="card">
+  <div class="head"><h2>Correlation</h2><p class="sub">{{ correlation_note }}</p></div>
+  {{ heat(correlation_heads, correlation_rows, "") }}
+</section>
+{% endif %}
+
 <div class="pair">
+<section class="card">
+  <div class="head"><h2>Costs</h2><p class="sub">already paid in every figure</p></div>
+  {{ table(cost_shape, cost_rows) }}
+</section>
+{{ definitions("Trades", trades) }}
+</div>
+
 <section class="card">
   <div class="head"><h2>Worst drawdowns</h2></div>
   {% if drawdown_rows %}{{ table(drawdown_shape, drawdown_rows) }}
   {% else %}<p class="none">Equity never fell below a peak.</p>{% endif %}
 </section>
-<section class="card">
-  <div class="head"><h2>Trades and costs</h2></div>
-  <dl>{% for name, value in costs %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
-</section>
-</div>
 
 <section class="card">
   <div class="head"><h2>Largest trades</h2><p class="sub">{{ trades_note }}</p></div>
@@ -204,10 +150,7 @@ pre { margin: 0; font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas,
 </section>
 
 <div class="pair">
-<section class="card">
-  <div class="head"><h2>Lineage</h2></div>
-  <dl>{% for name, value in lineage %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
-</section>
+{{ definitions("Lineage", lineage) }}
 <section class="card">
   <div class="head"><h2>Configuration</h2></div>
   <pre>{{ spec }}</pre>
@@ -216,6 +159,7 @@ pre { margin: 0; font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas,
 
 <p class="hint">{{ method }}</p>
 </main>
-</body>
-</html>
 """
+)
+
+PAGE = template("backtest", _BODY)

@@ -11,8 +11,23 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from quant_assets.cli import console
-from quant_assets.cli.session import DECISION_ASSETS, MARKET_ASSETS, environment, session
+from quant_assets.cli import console, research
+from quant_assets.cli.options import (
+    COST,
+    ISO,
+    AsOf,
+    FileFrom,
+    FileTo,
+    Force,
+    From,
+    MarketOption,
+    StrategiesOption,
+    StrategyOption,
+    Symbols,
+    To,
+    as_date,
+)
+from quant_assets.cli.session import DECISION_ASSETS, MARKET_ASSETS, MarketView, environment, session
 from quant_assets.core.errors import ConfigError, QuantError
 
 
@@ -50,23 +65,8 @@ app.add_typer(symbols_app, name="symbols")
 app.add_typer(pipeline_app, name="pipeline")
 app.add_typer(check_app, name="check")
 app.add_typer(db_app, name="db")
-
-
-_ISO: Any = {"formats": ["%Y-%m-%d"], "metavar": "YYYY-MM-DD"}
-From = Annotated[datetime | None, typer.Option("--from", **_ISO, help="first date; default: the universe's start")]
-To = Annotated[datetime | None, typer.Option("--to", **_ISO, help="last date; default: the newest session")]
-FileFrom = Annotated[datetime | None, typer.Option("--from", **_ISO, help="first date; default: the strategy file's")]
-FileTo = Annotated[datetime | None, typer.Option("--to", **_ISO, help="last date; default: the strategy file's")]
-AsOf = Annotated[datetime | None, typer.Option("--asof", **_ISO, help="date; default: the newest")]
-Symbols = Annotated[str | None, typer.Option("--symbols", help="comma-separated; default: all of the universe")]
-Force = Annotated[bool, typer.Option("--force", help="also what is there and up to date")]
-StrategyOption = Annotated[str, typer.Option("--strategy", "-s", help="strategy id")]
-_COST: Any = {"min": 0, "max": 10_000}
-StrategiesOption = Annotated[list[str] | None, typer.Option("--strategy", "-s", help="strategy id; default: all")]
-
-
-def _date(moment: datetime | None) -> date | None:
-    return moment.date() if moment else None
+for command in (research.sweep, research.trials, research.factors):
+    app.command()(command)
 
 
 @app.command("env")
@@ -86,15 +86,17 @@ def init_db() -> None:
 
 
 @symbols_app.command("list")
-def symbols_list() -> None:
+def symbols_list(market: MarketOption = None) -> None:
     """The universe's symbols with their stored span."""
-    _symbols_table()
+    _symbols_table(session.market(market))
 
 
 @symbols_app.command("search")
-def symbols_search(words: Annotated[str, typer.Argument(help="part of a symbol or of a company's name")]) -> None:
+def symbols_search(
+    words: Annotated[str, typer.Argument(help="part of a symbol or of a company's name")], market: MarketOption = None
+) -> None:
     """Ask the universe's provider for symbols."""
-    grid, config = session.grid, session.settings
+    grid, config = session.market(market).grid, session.settings
     from quant_assets.defs.market import universe_provider
 
     provider = universe_provider(grid, config)
@@ -109,79 +111,89 @@ def symbols_search(words: Annotated[str, typer.Argument(help="part of a symbol o
 @symbols_app.command("add")
 def symbols_add(
     symbol: Annotated[str, typer.Argument(help="as the provider knows it")],
-    first: Annotated[datetime | None, typer.Option("--from", **_ISO, help="first session; default: the start")] = None,
+    first: Annotated[datetime | None, typer.Option("--from", **ISO, help="first session; default: the start")] = None,
     name: Annotated[str | None, typer.Option(help="company name")] = None,
+    market: MarketOption = None,
 ) -> None:
     """Add a symbol to the market's universe file."""
     from quant_assets.strategy.universe import add_symbol
 
     config = session.settings
-    path = config.strategies_dir / "universes" / f"{config.market}.yaml"
-    universe = add_symbol(path, symbol.upper(), _date(first), name)
+    stem = session.market(market).name if market else config.market
+    path = config.strategies_dir / "universes" / f"{stem}.yaml"
+    universe = add_symbol(path, symbol.upper(), as_date(first), name)
     console.say(f"{path}: {symbol.upper()} added, now version {universe.version} with {len(universe.names)} symbols")
 
 
 @app.command("ingest")
-def ingest(symbols: Symbols = None, first: From = None, last: To = None, force: Force = False) -> None:
+def ingest(
+    symbols: Symbols = None, first: From = None, last: To = None, force: Force = False, market: MarketOption = None
+) -> None:
     """Fetch and store the bars that are missing."""
-    _market(("ohlcv",), symbols, first, last, force)
+    _market(session.market(market), ("ohlcv",), symbols, first, last, force)
 
 
 @app.command("features")
-def features(symbols: Symbols = None, first: From = None, last: To = None, force: Force = False) -> None:
+def features(
+    symbols: Symbols = None, first: From = None, last: To = None, force: Force = False, market: MarketOption = None
+) -> None:
     """Compute the features that are missing."""
-    _market(("features_daily",), symbols, first, last, force)
+    _market(session.market(market), ("features_daily",), symbols, first, last, force)
 
 
 @app.command("labels")
-def labels(symbols: Symbols = None, first: From = None, last: To = None, force: Force = False) -> None:
+def labels(
+    symbols: Symbols = None, first: From = None, last: To = None, force: Force = False, market: MarketOption = None
+) -> None:
     """Compute the labels that are missing."""
-    _market(("labels",), symbols, first, last, force)
+    _market(session.market(market), ("labels",), symbols, first, last, force)
 
 
 @app.command("train")
 def train(strategy: StrategyOption, first: FileFrom = None, last: FileTo = None) -> None:
     """Train or reuse a strategy's models for a period, and store their predictions."""
-    spec = session.strategy(strategy)
+    market, spec = session.strategy(strategy)
     if spec.model is None:
         raise ConfigError(f"strategy {strategy} ranks by a feature and has no model; choose one with model_score")
-    low, high = session.period_of(spec, _date(first), _date(last))
-    run = session.launcher.run(["predictions"], low, high, [strategy])
+    low, high = market.period_of(spec, as_date(first), as_date(last))
+    run = market.launcher.run(["predictions"], low, high, [strategy])
     rows = session.warehouse.query(
         "SELECT scope, count(*), min(train_from), max(train_to), count(*) FILTER (run_id = ?) FROM models "
-        "WHERE experiment_id = ? GROUP BY scope ORDER BY scope",
-        [run.run_id, spec.model.experiment_id],
+        "WHERE experiment_id = ? AND model_id IN (SELECT model_id FROM predictions WHERE symbol IN (SELECT unnest(?))) "
+        "GROUP BY scope ORDER BY scope",
+        [run.run_id, spec.model.experiment_id, market.symbols()],
     )
     console.table(
         f"models of {spec.model.experiment_id}", ["scope", "models", "from", "to", "trained now"], rows.rows()
     )
-    _finish([run], ["models", "predictions"])
+    session.finish([run], ["models", "predictions"])
 
 
 @app.command("score")
 def score(strategy: StrategyOption, asof: AsOf = None) -> None:
     """Predict one session and print the scores."""
-    spec = session.strategy(strategy)
+    market, spec = session.strategy(strategy)
     if spec.model is None:
         raise ConfigError(f"strategy {strategy} ranks by a feature and has no model; choose one with model_score")
-    day = session.day(_date(asof))
-    run = session.launcher.run(["predictions"], day, day, [strategy])
+    day = market.day(as_date(asof))
+    run = market.launcher.run(["predictions"], day, day, [strategy])
     rows = session.warehouse.query(
         "SELECT p.symbol, p.score, p.calibrated_score, p.model_id, m.train_to FROM predictions p "
-        "JOIN models m USING (model_id) WHERE m.experiment_id = ? AND p.ts = ? ORDER BY p.score DESC, p.symbol",
-        [spec.model.experiment_id, day],
+        "JOIN models m USING (model_id) WHERE m.experiment_id = ? AND p.ts = ? AND p.symbol IN (SELECT unnest(?)) "
+        "ORDER BY p.score DESC, p.symbol",
+        [spec.model.experiment_id, day, market.symbols()],
     )
     console.table(f"{strategy} on {day}", ["symbol", "score", "calibrated", "model", "trained to"], rows.rows())
-    _finish([run], ["predictions"])
+    session.finish([run], ["predictions"])
 
 
 @app.command("recommend")
 def recommend(strategy: StrategyOption, asof: AsOf = None) -> None:
     """Decide a strategy's latest targets on or before a date, and print them."""
-    spec = session.strategy(strategy)
-    day = session.day(_date(asof))
+    market, spec = session.strategy(strategy)
+    day = market.day(as_date(asof))
     assets = ["predictions", "targets"] if spec.model else ["targets"]
-    run = session.launcher.run(assets, session.last_rebalance(spec, day), day, [strategy])
+    run = market.launcher.run(assets, market.last_rebalance(spec, day), day, [strategy])
     rows = session.warehouse.query(
         'SELECT "asof", symbol, approved, weight, score, risk_flags, reason FROM targets '
         'WHERE strategy_id = $1 AND version = $2 AND "asof" = (SELECT max("asof") FROM targets '
@@ -203,7 +215,7 @@ def recommend(strategy: StrategyOption, asof: AsOf = None) -> None:
                 for _, s, ok, w, x, flags, why in rows.iter_rows()
             ],
         )
-    _finish([run], ["targets"])
+    session.finish([run], ["targets"])
 
 
 @app.command("backtest")
@@ -211,65 +223,74 @@ def backtest(
     strategy: StrategiesOption = None,
     first: FileFrom = None,
     last: FileTo = None,
-    fee_bps: Annotated[float | None, typer.Option(help="in place of the file's, basis points", **_COST)] = None,
-    slippage_bps: Annotated[float | None, typer.Option(help="in place of the file's, basis points", **_COST)] = None,
+    fee_bps: Annotated[float | None, typer.Option(help="in place of the file's, basis points", **COST)] = None,
+    slippage_bps: Annotated[float | None, typer.Option(help="in place of the file's, basis points", **COST)] = None,
+    funding_bps_per_day: Annotated[float | None, typer.Option(help="in place of the file's, basis points")] = None,
     initial_cash: Annotated[float | None, typer.Option(help="in place of the file's", min=1)] = None,
+    engine: Annotated[str | None, typer.Option(help="kernel or vectorbt, in place of the file's")] = None,
+    symbols: Annotated[
+        str | None, typer.Option("--symbols", help="only these, comma-separated; targets are decided for them alone")
+    ] = None,
 ) -> None:
-    """Simulate the stored targets over a period."""
+    """Simulate the stored targets of strategies over a period, or what they decide on some symbols only."""
+    chosen = session.chosen(strategy)
+    periods = _periods(chosen, first, last)
+    if not periods:
+        raise ConfigError(f"no strategy in {session.settings.strategies_dir}; add a YAML file, or name one with -s")
     runs = []
-    for strategy_id, (low, high) in _periods(strategy, first, last).items():
-        runs.append(
-            session.launcher.run(
-                ["backtest_summary"],
+    for market, specs in chosen:
+        for spec in specs:
+            low, high = periods[spec.strategy_id]
+            config = _backtest_config(
+                market,
                 low,
                 high,
-                [strategy_id],
-                config=_backtest_config(low, high, fee_bps, slippage_bps, initial_cash),
+                fee_bps=fee_bps,
+                slippage_bps=slippage_bps,
+                funding_bps_per_day=funding_bps_per_day,
+                initial_cash=initial_cash,
+                engine=engine,
+                symbols=market.symbols(symbols) if symbols else None,
             )
-        )
+            runs.append(market.launcher.run(["backtest_summary"], low, high, [spec.strategy_id], config=config))
     _summaries([run.run_id for run in runs])
-    _finish(runs, ["backtest_summary", "backtest_trades"])
+    session.finish(runs, ["backtest_summary", "backtest_trades"])
 
 
 @pipeline_app.command("run")
 def pipeline_run(
-    strategy: StrategiesOption = None, first: FileFrom = None, last: FileTo = None, force: Force = False
+    strategy: StrategiesOption = None,
+    first: FileFrom = None,
+    last: FileTo = None,
+    force: Force = False,
+    market: MarketOption = None,
 ) -> None:
     """Bars, features and labels where missing, then predictions, targets and backtest of each strategy."""
-    periods = _periods(strategy, first, last)
-    until = max(high for _, high in periods.values())
-    runs = _market_stage(session.grid.universe.start, until, list(session.grid.universe.names), force)
-    for name, (low, high) in periods.items():
-        runs.append(
-            session.launcher.run(
-                DECISION_ASSETS, low, high, [name], config=_backtest_config(low, high, None, None, None)
-            )
-        )
-    _symbols_table()
+    chosen = session.chosen(strategy, market)
+    periods = _periods(chosen, first, last)
+    runs = []
+    for one, specs in chosen:
+        until = max((periods[spec.strategy_id][1] for spec in specs), default=as_date(last))
+        runs += _market_stage(one, until, force)
+        for spec in specs:
+            low, high = periods[spec.strategy_id]
+            config = _backtest_config(one, low, high)
+            runs.append(one.launcher.run(DECISION_ASSETS, low, high, [spec.strategy_id], config=config))
+    for one, _ in chosen:
+        _symbols_table(one)
     _summaries([run.run_id for run in runs])
-    _finish(runs, ["ohlcv", "labels", "predictions", "targets", "backtest_summary", "quarantine"])
+    session.finish(runs, ["ohlcv", "labels", "predictions", "targets", "backtest_summary", "quarantine"])
     console.say("look around: `make dev`, then http://127.0.0.1:3000 (Dagster: assets, runs, checks, equity curves)")
 
 
 @app.command("daily")
-def daily(strategy: StrategiesOption = None, asof: AsOf = None) -> None:
+def daily(strategy: StrategiesOption = None, asof: AsOf = None, market: MarketOption = None) -> None:
     """The newest session, and those that were missed before it, through both stages: what a scheduler runs daily."""
-    day = session.day(_date(asof))
-    specs = {name: session.strategy(name) for name in strategy or session.strategies}
-    names = list(session.grid.universe.names)
-    known = session.warehouse.query("SELECT max(ts) AS ts FROM ohlcv WHERE ts < ?", [day])["ts"][0]
-    since = session.grid.calendar.offset(known, 1) if known else session.grid.universe.start
-    low, high = session.period(since, day)
-    runs = [session.launcher.run(MARKET_ASSETS, low, high, names)]
-    expected = len(names) * len(session.grid.date_keys(low, high))
-    if not runs[0].succeeded or runs[0].cells.get("ohlcv") != expected:
-        _carry_on(runs, names, session.grid.universe.start, high)
-    for name, spec in specs.items():
-        first = min(high, max(spec.backtest.first, session.grid.universe.start))
-        config = _backtest_config(first, high, None, None, None)
-        runs.append(session.launcher.run(DECISION_ASSETS, low, high, [name], config=config))
+    runs: list[Any] = []
+    for one, specs in session.chosen(strategy, market):
+        runs += _catch_up(one, specs, one.day(as_date(asof)))
     _summaries([run.run_id for run in runs])
-    _finish(runs, ["ohlcv", "labels", "predictions", "targets", "backtest_summary", "quarantine"])
+    session.finish(runs, ["ohlcv", "labels", "predictions", "targets", "backtest_summary", "quarantine"])
 
 
 @app.command("runs")
@@ -293,11 +314,11 @@ def trace(
     strategy: StrategyOption, symbol: Annotated[str, typer.Option("--symbol", help="symbol")], asof: AsOf = None
 ) -> None:
     """From a target back to prediction, model, features and bars, with the runs that made them."""
-    spec = session.strategy(strategy)
+    _, spec = session.strategy(strategy)
     instance = session.launcher.instance
     from quant_assets.defs.lineage import trace as follow
 
-    console.tree(follow(session.warehouse, instance, spec, symbol.upper(), _date(asof)))
+    console.tree(follow(session.warehouse, instance, spec, symbol.upper(), as_date(asof)))
 
 
 @check_app.command("leakage")
@@ -307,6 +328,7 @@ def check_leakage(
         typer.Argument(metavar="[NAME]...", help="feature, label, version of a set, strategy id; default: all"),
     ] = None,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="made bars in place of the stored ones")] = False,
+    market: MarketOption = None,
 ) -> None:
     """Look for values that use the future, or more history than they state."""
     from pathlib import Path
@@ -316,14 +338,16 @@ def check_leakage(
     from quant_assets.models.store import ModelStore
     from quant_assets.strategy import probe
 
-    grid, folder = session.grid, session.settings.strategies_dir / "universes"
-    bounds = {name: spec.bounds(grid.universe, folder) for name, spec in session.strategies.items()}
+    holding = [view.name for view in session.markets.values() if view.strategies.keys() & set(names or ())]
+    one = session.market(market or next(iter(holding), None))
+    grid, folder = one.grid, session.settings.strategies_dir / "universes"
+    bounds = {name: spec.bounds(grid.universe, folder) for name, spec in one.strategies.items()}
     with TemporaryDirectory(prefix="quant-") as place:
         trainings = probe.Trainings(ModelStore(Path(place)))
         probes = probe.choose(
-            probe.all_probes(session.strategies, bounds, grid.calendar, trainings), list(dict.fromkeys(names or ()))
+            probe.all_probes(one.strategies, bounds, grid.calendar, trainings), list(dict.fromkeys(names or ()))
         )
-        first, last = session.period(None, None)
+        first, last = one.period(None, None)
         if synthetic:
             bars = probe.made_bars(grid.universe.bounds, grid.calendar, last)
         else:
@@ -331,9 +355,9 @@ def check_leakage(
         if bars.is_empty():
             raise ConfigError("no bars are stored; run `quant ingest` first, or pass --synthetic")
         verdicts: list[probe.Verdict] = []
-        for number, one in enumerate(probes, start=1):
-            console.note(f"  {number}/{len(probes)} {one.name} ...")
-            verdicts += probe.run(one, bars)
+        for number, each in enumerate(probes, start=1):
+            console.note(f"  {number}/{len(probes)} {each.name} ...")
+            verdicts += probe.run(each, bars)
     days = bars["ts"].sort()
     console.table(
         f"{bars.height:,} {'made' if synthetic else 'stored'} bars of {bars['symbol'].n_unique()} symbol(s), "
@@ -356,12 +380,12 @@ def db_compact() -> None:
     console.say(f"{session.settings.warehouse_path}: {before / 1e6:.1f} MB -> {after / 1e6:.1f} MB")
 
 
-def _symbols_table() -> None:
+def _symbols_table(market: MarketView) -> None:
     stored = session.warehouse.query(
         "SELECT symbol, min(ts), max(ts), count(*) FROM ohlcv GROUP BY symbol ORDER BY symbol"
     )
     spans = {row[0]: row[1:] for row in stored.iter_rows()}
-    universe = session.grid.universe
+    universe = market.grid.universe
     rows = []
     for listing in sorted(universe.symbols, key=lambda one: one.symbol):
         first, last, bars = spans.get(listing.symbol, (None, None, 0))
@@ -374,84 +398,97 @@ def _symbols_table() -> None:
 
 
 def _market(
-    assets: tuple[str, ...], symbols: str | None, first: datetime | None, last: datetime | None, force: bool
+    market: MarketView,
+    assets: tuple[str, ...],
+    symbols: str | None,
+    first: datetime | None,
+    last: datetime | None,
+    force: bool,
 ) -> None:
-    names = session.symbols(symbols)
-    low, high = session.period(_date(first), _date(last))
+    names = market.symbols(symbols)
+    low, high = market.period(as_date(first), as_date(last))
     if "ohlcv" not in assets:
-        without = session.launcher.without("ohlcv", names, low, high)
+        without = market.launcher.without("ohlcv", names, low, high)
         names = [name for name in names if name not in without]
         told = f"no bars ingested from {low} to {high} for {', '.join(without)}"
         if not names:
             raise ConfigError(f"{told}; run `quant ingest` first")
         if without:
             console.note(f"{told}: left out")
-    spans = _wanted(assets, names, low, high, force)
+    spans = _wanted(market, assets, names, low, high, force)
     if not spans:
         console.say(f"nothing missing: {', '.join(assets)} {low}..{high} for {len(names)} symbol(s); --force redoes it")
         return
-    _finish(session.run_groups(assets, spans, list(session.grid.universe.names)), _tables_of(assets))
+    session.finish(market.run_groups(assets, spans), _tables_of(assets))
 
 
-def _market_stage(first: date, last: date, names: list[str], force: bool) -> list[Any]:
+def _market_stage(market: MarketView, last: date | None, force: bool) -> list[Any]:
     """Whatever is missing, from the bars on where they are; then what a failure or a restatement left undone."""
-    low, high = session.period(first, last)
-    order = list(session.grid.universe.names)
+    low, high = market.period(market.grid.universe.start, last)
     # bars that are there and passed their checks are not fetched again
-    seen = session.launcher.passed_checks("ohlcv")
-    spans = _wanted(("ohlcv",) if seen else MARKET_ASSETS, names, low, high, force)
-    done = session.run_groups(MARKET_ASSETS, spans, order)
-    _carry_on(done, names, low, high)
+    assets = ("ohlcv",) if market.launcher.passed_checks("ohlcv") else MARKET_ASSETS
+    spans = _wanted(market, assets, market.symbols(), low, high, force)
+    done = market.run_groups(MARKET_ASSETS, spans)
+    _carry_on(market, done, low, high)
     if not done:
         console.say(f"market stage {low}..{high}: nothing missing")
     return done
 
 
-def _carry_on(done: list[Any], names: list[str], low: date, high: date) -> None:
+def _catch_up(market: MarketView, specs: list[Any], day: date) -> list[Any]:
+    """Both stages of one market from its newest stored session to `day`."""
+    universe, names = market.grid.universe, market.symbols()
+    known = session.warehouse.query(
+        "SELECT max(ts) AS ts FROM ohlcv WHERE ts < ? AND symbol IN (SELECT unnest(?))", [day, names]
+    )["ts"][0]
+    low, high = market.period(market.grid.calendar.offset(known, 1) if known else universe.start, day)
+    runs = [market.launcher.run(MARKET_ASSETS, low, high, names)]
+    stored = runs[0].cells.get(market.grid.key("ohlcv").to_user_string())
+    if not runs[0].succeeded or stored != len(names) * len(market.grid.date_keys(low, high)):
+        _carry_on(market, runs, universe.start, high)
+    for spec in specs:
+        first = min(high, max(spec.backtest.first, universe.start))
+        config = _backtest_config(market, first, high)
+        runs.append(market.launcher.run(DECISION_ASSETS, low, high, [spec.strategy_id], config=config))
+    return runs
+
+
+def _carry_on(market: MarketView, done: list[Any], low: date, high: date) -> None:
     """Add to `done` the runs for what ingest stored or restated and nothing was computed from yet; end where it cannot.
 
     Raises:
         RunFailedError: no symbol has its bars, or a blocking check found something.
     """
-    good = set(names) - set(session.launcher.missing(("ohlcv",), names, low, high))
+    names = market.symbols()
+    good = set(names) - set(market.launcher.missing(("ohlcv",), names, low, high))
     if good and not any(run.blocked for run in done):
-        left = session.launcher.missing(("features_daily", "labels"), sorted(good), low, high)
+        left = market.launcher.missing(("features_daily", "labels"), sorted(good), low, high)
         if left and done:
             console.note("carrying on with what ingest stored or restated")
-        done += session.run_groups(("features_daily", "labels"), left, list(session.grid.universe.names))
+        done += market.run_groups(("features_daily", "labels"), left)
     if not good or any(run.blocked for run in done):
-        _finish(done, ["ohlcv", "labels", "quarantine"])
+        session.finish(done, ["ohlcv", "labels", "quarantine"])
 
 
-def _periods(
-    strategies: list[str] | None, first: datetime | None, last: datetime | None
-) -> dict[str, tuple[date, date]]:
-    """Strategy -> first and last session; all strategies if none is named."""
-    if not session.strategies:
-        raise ConfigError(f"no strategy in {session.settings.strategies_dir}; add a YAML file")
-    chosen = {name: session.strategy(name) for name in strategies or session.strategies}
-    return {name: session.period_of(spec, _date(first), _date(last)) for name, spec in chosen.items()}
+def _periods(chosen: list[Any], first: datetime | None, last: datetime | None) -> dict[str, tuple[date, date]]:
+    """Strategy id -> first and last session, of all that `Session.chosen` gave."""
+    low, high = as_date(first), as_date(last)
+    return {spec.strategy_id: market.period_of(spec, low, high) for market, specs in chosen for spec in specs}
 
 
 def _wanted(
-    assets: tuple[str, ...], names: list[str], low: date, high: date, force: bool
+    market: MarketView, assets: tuple[str, ...], names: list[str], low: date, high: date, force: bool
 ) -> dict[str, tuple[date, date]]:
     if force:
         return dict.fromkeys(names, (low, high))
-    return session.launcher.missing(assets, names, low, high)
+    return market.launcher.missing(assets, names, low, high)
 
 
-def _backtest_config(
-    low: date, high: date, fee_bps: float | None, slippage_bps: float | None, initial_cash: float | None
-) -> dict[str, Any]:
-    given = {
-        "from_date": low.isoformat(),
-        "to_date": high.isoformat(),
-        "fee_bps": fee_bps,
-        "slippage_bps": slippage_bps,
-        "initial_cash": initial_cash,
-    }
-    return {"ops": {"backtest_summary": {"config": {k: v for k, v in given.items() if v is not None}}}}
+def _backtest_config(market: MarketView, low: date, high: date, **changes: Any) -> dict[str, Any]:
+    """Run config of a backtest from `low` to `high`, with what is given in place of the strategy file's."""
+    given = {"from_date": low.isoformat(), "to_date": high.isoformat(), **changes}
+    config = {name: value for name, value in given.items() if value is not None}
+    return {"ops": {market.grid.op("backtest_summary"): {"config": config}}}
 
 
 def _tables_of(assets: tuple[str, ...]) -> list[str]:
@@ -484,25 +521,6 @@ def _summaries(run_ids: list[str]) -> None:
     for row in found:
         report = session.settings.reports_dir / row["strategy_id"] / f"{row['run_id']}.html"
         console.say(f"report of {row['strategy_id']}: {report}")
-
-
-def _finish(runs: list[Any], tables: list[str]) -> None:
-    """Print what changed; raise the first failure."""
-    counts = session.warehouse.query(
-        " UNION ALL ".join(
-            f"SELECT '{name}' AS name, count(*) FILTER (run_id IN (SELECT unnest($1))) AS written, count(*) AS held "
-            f"FROM {name}"
-            for name in tables
-        ),
-        [[run.run_id for run in runs]],
-    )
-    console.changed(runs, counts.rows())
-    failed = [one for one in runs if not one.succeeded]
-    if failed:
-        from quant_assets.defs.launch import RunFailedError
-
-        words = " | ".join(dict.fromkeys(text for one in failed for text in one.failures)) or "see the run's log"
-        raise RunFailedError(words if len(runs) == 1 else f"{len(failed)} of {len(runs)} runs failed: {words}")
 
 
 def _unexpected(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """How commands speak: progress while a run goes, tables after it."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 _NARROW = 12
 """Columns of at most so many characters are never wrapped."""
 
-_out = Console(highlight=False, soft_wrap=True)
+_WIDE = 160
+"""Columns of a table that goes to a file or a pipe."""
+
+_out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -64,7 +68,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     shown = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
         numeric = index > 0 and all(_is_number(row[index]) for row in rows)
-        narrow = all(len(_text(row[index])) <= _NARROW for row in rows)
+        narrow = index == 0 or all(len(_text(row[index])) <= _NARROW for row in rows)
         shown.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=narrow)
     for row in rows:
         shown.add_row(*(_escaped(_text(value)) for value in row))

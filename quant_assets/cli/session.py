@@ -1,6 +1,7 @@
-"""What a command works with: settings, the grid, the warehouse and a launcher, each made when first asked for."""
+"""What a command works with: settings, markets, the warehouse and launchers, each made when first asked for."""
 
 import os
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from quant_assets.core.errors import ConfigError
 from quant_assets.core.settings import PROJECT_ROOT, Settings, settings
 
 if TYPE_CHECKING:
-    from quant_assets.defs.grid import Grid
+    from quant_assets.definitions import Market
     from quant_assets.defs.launch import Launched, Launcher
     from quant_assets.strategy.spec import StrategySpec
     from quant_assets.warehouse import Warehouse
@@ -32,63 +33,20 @@ _MONTH = 25
 """Sessions among which there is the last one of a month."""
 
 
-class Session:
-    """One command's view of the platform."""
+class MarketView:
+    """One market as a command sees it: its grid and strategies, its launcher, and what words mean on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: "Session", market: "Market") -> None:
+        self.grid, self.strategies, self.name = market.grid, market.strategies, market.name
+        self._session = session
         self._told: set[str] = set()
 
     @cached_property
-    def settings(self) -> Settings:
-        config = settings()
-        os.environ.update(environment(config))
-        return config
-
-    @cached_property
-    def _loaded(self) -> "tuple[Grid, dict[str, StrategySpec]]":
-        config = self.settings
-        with console.status("loading the code location"):
-            from quant_assets.definitions import load
-
-        return load(config)
-
-    @property
-    def grid(self) -> "Grid":
-        return self._loaded[0]
-
-    @property
-    def strategies(self) -> "dict[str, StrategySpec]":
-        return self._loaded[1]
-
-    @cached_property
-    def warehouse(self) -> "Warehouse":
-        from quant_assets.warehouse import Warehouse
-
-        return Warehouse(self.settings.warehouse_path, lock_timeout=self.settings.lock_timeout_seconds)
-
-    @cached_property
     def launcher(self) -> "Launcher":
-        """The launcher; runs whose process is gone are marked as failed when it is first used."""
-        grid = self.grid
-        from quant_assets.defs.launch import Launcher
+        """Runs this market's assets."""
+        return self._session.launcher.on(self.grid)
 
-        launcher = Launcher(grid, self.warehouse, console.watch)
-        for run_id in launcher.fail_dead_runs():
-            console.say(f"run {run_id} was left behind by a process that is gone; marked as failed")
-        return launcher
-
-    def strategy(self, strategy_id: str) -> "StrategySpec":
-        """The strategy of that id.
-
-        Raises:
-            ConfigError: unknown; names the known ones.
-        """
-        if strategy_id not in self.strategies:
-            known = ", ".join(self.strategies) or "none"
-            raise ConfigError(f"strategy {strategy_id!r} is unknown; use one of: {known}")
-        return self.strategies[strategy_id]
-
-    def symbols(self, wanted: str | None) -> list[str]:
+    def symbols(self, wanted: str | None = None) -> list[str]:
         """The symbols of a comma-separated list, all of the market's without one.
 
         Raises:
@@ -172,13 +130,11 @@ class Session:
             self._told.add(line)
             console.say(line)
 
-    def run_groups(
-        self, assets: tuple[str, ...], spans: dict[str, tuple[date, date]], order: list[str]
-    ) -> "list[Launched]":
+    def run_groups(self, assets: tuple[str, ...], spans: dict[str, tuple[date, date]]) -> "list[Launched]":
         """One run per stretch of neighbouring keys that share their dates, up to one that a check blocks."""
         launched = []
         group: list[str] = []
-        for key in [*order, None]:
+        for key in [*self.grid.universe.names, None]:
             if group and (key is None or spans.get(key) != spans[group[0]]):
                 launched.append(self.launcher.run(assets, *spans[group[0]], group))
                 if launched[-1].blocked:
@@ -187,6 +143,106 @@ class Session:
             if key is not None and key in spans:
                 group.append(key)
         return launched
+
+
+class Session:
+    """One command's view of the platform."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        config = settings()
+        os.environ.update(environment(config))
+        return config
+
+    @cached_property
+    def markets(self) -> dict[str, MarketView]:
+        """Name -> market, the primary one first."""
+        config = self.settings
+        with console.status("loading the code location"):
+            from quant_assets.definitions import load
+
+        return {market.name: MarketView(self, market) for market in load(config)}
+
+    @cached_property
+    def warehouse(self) -> "Warehouse":
+        from quant_assets.warehouse import Warehouse
+
+        return Warehouse(self.settings.warehouse_path, lock_timeout=self.settings.lock_timeout_seconds)
+
+    @cached_property
+    def launcher(self) -> "Launcher":
+        """The primary market's; runs whose process is gone are marked as failed when it is first used."""
+        grid = self.market().grid
+        from quant_assets.defs.launch import Launcher
+
+        launcher = Launcher(grid, self.warehouse, console.watch)
+        for run_id in launcher.fail_dead_runs():
+            console.say(f"run {run_id} was left behind by a process that is gone; marked as failed")
+        return launcher
+
+    def market(self, name: str | None = None) -> MarketView:
+        """The market of that name, the primary one without.
+
+        Raises:
+            ConfigError: unknown; names the known ones.
+        """
+        if name is None:
+            return next(iter(self.markets.values()))
+        if name not in self.markets:
+            raise ConfigError(f"market {name!r} is unknown; use one of: {', '.join(self.markets)}")
+        return self.markets[name]
+
+    def strategy(self, strategy_id: str) -> "tuple[MarketView, StrategySpec]":
+        """The strategy of that id, and the market it is on.
+
+        Raises:
+            ConfigError: unknown; names the known ones.
+        """
+        for market in self.markets.values():
+            if strategy_id in market.strategies:
+                return market, market.strategies[strategy_id]
+        known = ", ".join(sorted(name for market in self.markets.values() for name in market.strategies)) or "none"
+        raise ConfigError(f"strategy {strategy_id!r} is unknown; use one of: {known}")
+
+    def chosen(
+        self, strategies: Sequence[str] | None, market: str | None = None
+    ) -> "list[tuple[MarketView, list[StrategySpec]]]":
+        """The strategies named, market by market; without names all of `market`, the primary one by default.
+
+        Raises:
+            ConfigError: an unknown market or strategy, or a strategy on another market than the one named.
+        """
+        if not strategies:
+            view = self.market(market)
+            return [(view, list(view.strategies.values()))]
+        found: dict[str, list[StrategySpec]] = {}
+        for view, spec in map(self.strategy, dict.fromkeys(strategies)):
+            if self.market(market or view.name) is not view:
+                raise ConfigError(f"strategy {spec.strategy_id} is on market {view.name}, not {market}; choose one")
+            found.setdefault(view.name, []).append(spec)
+        return [(self.markets[name], specs) for name, specs in found.items()]
+
+    def finish(self, runs: "Sequence[Launched]", tables: Sequence[str]) -> None:
+        """Print what changed.
+
+        Raises:
+            RunFailedError: a run failed; its words.
+        """
+        counts = self.warehouse.query(
+            " UNION ALL ".join(
+                f"SELECT '{name}' AS name, count(*) FILTER (run_id IN (SELECT unnest($1))) AS written, "
+                f"count(*) AS held FROM {name}"
+                for name in tables
+            ),
+            [[run.run_id for run in runs]],
+        )
+        console.changed(runs, counts.rows())
+        failed = [one for one in runs if not one.succeeded]
+        if failed:
+            from quant_assets.defs.launch import RunFailedError
+
+            words = " | ".join(dict.fromkeys(text for one in failed for text in one.failures)) or "see the run's log"
+            raise RunFailedError(words if len(runs) == 1 else f"{len(failed)} of {len(runs)} runs failed: {words}")
 
 
 session = Session()

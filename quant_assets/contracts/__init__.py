@@ -1,18 +1,26 @@
 """One schema module per table: DDL, gate, checks and documentation come from it; nothing else decides columns."""
 
 from quant_assets.contracts import (
+    backtest_correlations,
     backtest_equity,
+    backtest_measures,
     backtest_summary,
     backtest_symbols,
     backtest_trades,
     corporate_actions,
+    factor_correlations,
+    factor_ic,
+    factor_quantiles,
+    factor_summary,
     features_daily,
     labels,
     models,
     ohlcv,
     predictions,
     quarantine,
+    sweep_results,
     targets,
+    trials,
 )
 from quant_assets.contracts.schema import Column, Rule, Table
 
@@ -30,6 +38,14 @@ TABLES: dict[str, Table] = {
         backtest_trades,
         backtest_equity,
         backtest_symbols,
+        backtest_correlations,
+        backtest_measures,
+        sweep_results,
+        trials,
+        factor_summary,
+        factor_ic,
+        factor_quantiles,
+        factor_correlations,
         quarantine,
     )
 }

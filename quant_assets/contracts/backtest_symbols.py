@@ -5,7 +5,7 @@ from quant_assets.contracts.schema import Column, Table
 TABLE = Table(
     name="backtest_symbols",
     key=("run_id", "strategy_id", "symbol"),
-    doc="One row per symbol; contributions add up to the portfolio's total return.",
+    doc="One row per symbol; contributions, after costs, add up to the portfolio's total return.",
     columns=(
         Column("strategy_id", "VARCHAR", "strategy"),
         Column("symbol", "VARCHAR", "instrument"),
@@ -15,6 +15,9 @@ TABLE = Table(
         Column("turnover", "DOUBLE", "one-way, per year", nullable=True, at_least=0),
         Column("num_trades", "BIGINT", "closed trades", at_least=0),
         Column("mean_weight", "DOUBLE", "mean share of equity held"),
+        Column("fees", "DOUBLE", "fees over initial cash", nullable=True, at_least=0),
+        Column("slippage", "DOUBLE", "money lost to slippage over initial cash", nullable=True, at_least=0),
+        Column("funding", "DOUBLE", "funding paid over initial cash; negative: received", nullable=True),
     ),
     sort=("strategy_id", "symbol"),
 )

@@ -14,6 +14,7 @@ _POLARS: dict[str, pl.DataType] = {
     "INTEGER": pl.Int32(),
     "BOOLEAN": pl.Boolean(),
     "VARCHAR[]": pl.List(pl.String()),
+    "FLOAT[]": pl.List(pl.Float32()),
 }
 
 

@@ -1,7 +1,7 @@
 """When assets run without being asked: the automation condition, the daily schedule, and the sensor that evaluates."""
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -9,10 +9,13 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from quant_assets.defs.grid import Grid
 
-HOURS_AFTER_CLOSE = 2
+AFTER_CLOSE = timedelta(hours=2)
+"""What an exchange's data providers are given to have its bars."""
+AFTER_MIDNIGHT = timedelta(minutes=15)
+"""The same on a calendar without weekends, whose sessions end at midnight."""
 
 
-def when_inputs_are_in(*, except_updates_of: str | None = None) -> dg.AutomationCondition:
+def when_inputs_are_in(*, except_updates_of: dg.AssetKey | None = None) -> dg.AutomationCondition:
     """A cell runs once all of its inputs are there and one of them is new; each change of inputs is handled once.
 
     `since_last_handled` keeps a full market run from making features run twice; `~any_deps_missing` makes a decision
@@ -47,30 +50,33 @@ def automation_sensor() -> dg.AutomationConditionSensorDefinition:
 
 
 def daily_schedule(grid: Grid, market_job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition | None:
-    """One run of the market stage for today over all symbols, two hours after the regular close.
+    """One run of the market stage over all symbols for the session that ends today, a while after its regular close.
 
-    Skips, saying why, where today is no session or has not closed. None for a universe of past data.
+    On a calendar without weekends that is yesterday's, which closed at midnight. Skips, saying why, where there is none
+    or it has not closed. None for a universe of past data.
     """
     if grid.universe.end is not None:
         return None
     calendar = grid.calendar
-    close = datetime.combine(datetime.now(), calendar.close) + timedelta(hours=HOURS_AFTER_CLOSE)
+    every_day = calendar.every_day
+    at = datetime.combine(date.today(), calendar.close) + (AFTER_MIDNIGHT if every_day else AFTER_CLOSE)
 
     @dg.schedule(
-        name="daily_market",
-        cron_schedule=f"{close.minute} {close.hour} * * 1-5",
+        name=grid.name("daily_market"),
+        cron_schedule=f"{at.minute} {at.hour} * * {'*' if every_day else '1-5'}",
         execution_timezone=calendar.timezone,
         job=market_job,
     )
     def daily_market(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         tick = context.scheduled_execution_time
         today = tick.astimezone(ZoneInfo(calendar.timezone)).date()
-        if not calendar.is_session(today):
-            yield dg.SkipReason(f"{today} is no {calendar.name} session")
-        elif not calendar.has_closed(today, tick):
-            yield dg.SkipReason(f"{calendar.name} has not closed on {today} yet")
+        session = today - timedelta(days=1) if every_day else today
+        if not calendar.is_session(session):
+            yield dg.SkipReason(f"{session} is no {calendar.name} session")
+        elif not calendar.has_closed(session, tick):
+            yield dg.SkipReason(f"{calendar.name} has not closed on {session} yet")
         else:
-            names = grid.universe.names
-            yield dg.RunRequest(run_key=today.isoformat(), tags=grid.range_tags(today, today, names))
+            tags = grid.range_tags(session, session, grid.universe.names)
+            yield dg.RunRequest(run_key=session.isoformat(), tags=tags)
 
     return daily_market

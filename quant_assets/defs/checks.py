@@ -6,7 +6,7 @@ check leaves its cells marked as materialised. Blocking ones stop what lies down
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -18,7 +18,7 @@ from quant_assets.core.errors import QualityError
 from quant_assets.core.slices import Slice
 from quant_assets.defs.failures import failing_clearly
 from quant_assets.defs.grid import Grid
-from quant_assets.features import FEATURE_SETS
+from quant_assets.features import FeatureSet, feature_set
 from quant_assets.labels import LABEL_SETS
 from quant_assets.market_data.adjustment import compare_with_provider
 from quant_assets.market_data.history import adjusted_bars
@@ -46,6 +46,16 @@ class Scope:
     run_id: str | None
     grid: Grid
     strategies: Mapping[str, StrategySpec]
+
+    @property
+    def symbols(self) -> list[str]:
+        """The market's symbols; tables hold those of other markets as well."""
+        return list(self.grid.universe.names)
+
+    @property
+    def feature_sets(self) -> list[FeatureSet]:
+        """Those that the market computes."""
+        return [feature_set(version) for version in self.grid.universe.feature_sets]
 
     def select(self, table: str, date_column: str = "ts", key_column: str = "symbol") -> pl.DataFrame:
         """The slice's rows of `table`."""
@@ -160,7 +170,8 @@ def outlier_returns(scope: Scope) -> pl.DataFrame:
 
 def unadjusted_splits(scope: Scope) -> pl.DataFrame:
     """Adjusted prices that still jump by a split's ratio: a split that nothing adjusts for."""
-    factors = pl.Series([*SPLIT_RATIOS, *(1 / ratio for ratio in SPLIT_RATIOS)])
+    ratios = () if scope.grid.calendar.every_day else SPLIT_RATIOS  # what trades round the clock is not split
+    factors = pl.Series([*ratios, *(1 / ratio for ratio in ratios)], dtype=pl.Float64)
     jumps = _returns(scope).filter((pl.col("ratio") - 1).abs() > OUTLIER_RETURN / 2).select("symbol", "ts", "ratio")
     near = jumps.join(pl.DataFrame({"split": factors}), how="cross")
     found = near.filter((pl.col("ratio") * pl.col("split") - 1).abs() < SPLIT_TOLERANCE).sort("symbol", "ts")
@@ -202,11 +213,11 @@ def freshness(scope: Scope) -> pl.DataFrame:
 def feature_rows_missing(scope: Scope) -> pl.DataFrame:
     """Bars without a feature row, per feature set."""
     frames = []
-    for version, feature_set in FEATURE_SETS.items():
-        wide = features_daily.wide(version, feature_set.names).name
+    for one in scope.feature_sets:
+        wide = features_daily.wide(one.version, one.names).name
         frames.append(
             scope.warehouse.query(
-                f"SELECT symbol, ts, '{version}' AS feature_version FROM ohlcv ANTI JOIN {wide} USING (symbol, ts) "
+                f"SELECT symbol, ts, '{one.version}' AS feature_version FROM ohlcv ANTI JOIN {wide} USING (symbol, ts) "
                 "WHERE ts BETWEEN ? AND ? AND symbol IN (SELECT unnest(?)) ORDER BY symbol, ts",
                 [scope.slice.first, scope.slice.last, list(scope.slice.keys)],
             )
@@ -217,20 +228,17 @@ def feature_rows_missing(scope: Scope) -> pl.DataFrame:
 def feature_nulls(scope: Scope) -> pl.DataFrame:
     """Features of which more than 1 % are missing after the symbol's own warm-up."""
     found = []
-    for version, feature_set in FEATURE_SETS.items():
-        wide = features_daily.wide(version, feature_set.names).name
-        lookback = feature_set.lookback
-        shares = ", ".join(
-            f'avg(CASE WHEN "{name}" IS NULL THEN 1.0 ELSE 0 END) AS "{name}"' for name in feature_set.names
-        )
+    for one in scope.feature_sets:
+        wide = features_daily.wide(one.version, one.names).name
+        shares = ", ".join(f'avg(CASE WHEN "{name}" IS NULL THEN 1.0 ELSE 0 END) AS "{name}"' for name in one.names)
         row = scope.warehouse.query(
             f"WITH born AS (SELECT symbol, min(ts) AS first FROM ohlcv GROUP BY symbol) "
             f"SELECT {shares} FROM {wide} JOIN born USING (symbol) "
             "WHERE ts BETWEEN ? AND ? AND symbol IN (SELECT unnest(?)) AND ts > first + ?::INTEGER",
-            [scope.slice.first, scope.slice.last, list(scope.slice.keys), lookback * 2],
+            [scope.slice.first, scope.slice.last, list(scope.slice.keys), one.lookback * 2],
         )
         shares_of = row.row(0, named=True)
-        found += [(version, name, share) for name, share in shares_of.items() if share is not None and share > 0.01]
+        found += [(one.version, name, share) for name, share in shares_of.items() if share is not None and share > 0.01]
     return pl.DataFrame(found, schema=["feature_version", "feature_name", "null_share"], orient="row")
 
 
@@ -257,8 +265,9 @@ def _predictions(scope: Scope) -> pl.DataFrame:
     experiments = sorted({spec.experiment_id for spec in specs if spec})
     return scope.warehouse.query(
         "SELECT p.* FROM predictions p JOIN models m USING (model_id) "
-        "WHERE m.experiment_id IN (SELECT unnest(?::VARCHAR[])) AND p.ts BETWEEN ? AND ?",
-        [experiments, scope.slice.first, scope.slice.last],
+        "WHERE m.experiment_id IN (SELECT unnest(?::VARCHAR[])) AND p.ts BETWEEN ? AND ? "
+        "AND p.symbol IN (SELECT unnest(?))",
+        [experiments, scope.slice.first, scope.slice.last, scope.symbols],
     )
 
 
@@ -267,8 +276,9 @@ def predicted_before_trained(scope: Scope) -> pl.DataFrame:
     return scope.warehouse.query(
         "SELECT p.symbol, p.ts, p.model_id, m.train_to, m.metrics ->> '$.training_date' AS training_date "
         "FROM predictions p JOIN models m USING (model_id) WHERE p.ts BETWEEN ? AND ? "
+        "AND p.symbol IN (SELECT unnest(?)) "
         "AND (m.train_to >= p.ts OR CAST(m.metrics ->> '$.training_date' AS DATE) > p.ts) ORDER BY p.ts, p.symbol",
-        [scope.slice.first, scope.slice.last],
+        [scope.slice.first, scope.slice.last, scope.symbols],
     )
 
 
@@ -283,8 +293,8 @@ def incomplete_cross_section(scope: Scope) -> pl.DataFrame:
             "SELECT b.ts, count(*) AS listed, count(p.known) AS predicted FROM ohlcv b LEFT JOIN "
             "(SELECT DISTINCT p.symbol, p.ts, true AS known FROM predictions p JOIN models m USING (model_id) "
             "WHERE m.experiment_id = ?) p USING (symbol, ts) "
-            "WHERE b.ts BETWEEN ? AND ? GROUP BY b.ts ORDER BY b.ts",
-            [spec.model.experiment_id, scope.slice.first, scope.slice.last],
+            "WHERE b.ts BETWEEN ? AND ? AND b.symbol IN (SELECT unnest(?)) GROUP BY b.ts ORDER BY b.ts",
+            [spec.model.experiment_id, scope.slice.first, scope.slice.last, scope.symbols],
         )
         thin = counted.filter(pl.col("predicted") < pl.col("listed") * spec.min_cross_section)
         frames.append(thin.with_columns(strategy=pl.lit(key)))
@@ -316,18 +326,23 @@ def caps_broken(scope: Scope) -> pl.DataFrame:
 
 
 def accounts_do_not_add_up(scope: Scope) -> pl.DataFrame:
-    """Backtests whose equity curve, trades or contributions do not add up to their final equity (to 1e-6 relative)."""
+    """Backtests whose equity curve, trades less funding, or contributions do not add up to their final equity.
+
+    To 1e-6 of the initial cash.
+    """
     return scope.warehouse.query(
         "WITH curve AS (SELECT run_id, strategy_id, arg_max(equity, ts) AS at_end FROM backtest_equity GROUP BY ALL), "
         "traded AS (SELECT run_id, strategy_id, sum(pnl) AS pnl FROM backtest_trades GROUP BY ALL), "
-        "parts AS (SELECT run_id, strategy_id, sum(contribution) AS part FROM backtest_symbols GROUP BY ALL) "
+        "parts AS (SELECT run_id, strategy_id, sum(contribution) AS part, coalesce(sum(funding), 0) AS funding "
+        "FROM backtest_symbols GROUP BY ALL) "
         "SELECT s.run_id, s.strategy_id, s.initial_cash, s.final_equity, at_end, coalesce(pnl, 0) AS pnl, "
-        "coalesce(part, 0) AS contribution FROM backtest_summary s "
+        "funding, coalesce(part, 0) AS contribution FROM backtest_summary s "
         "LEFT JOIN curve USING (run_id, strategy_id) LEFT JOIN traded USING (run_id, strategy_id) "
         "LEFT JOIN parts USING (run_id, strategy_id) "
         "WHERE s.strategy_id IN (SELECT unnest(?)) AND s.run_id = coalesce(?, s.run_id) AND ("
         "at_end IS NULL OR abs(at_end - s.final_equity) > 1e-6 * s.initial_cash "
-        "OR abs(coalesce(pnl, 0) - (s.final_equity - s.initial_cash)) > 1e-6 * s.initial_cash "
+        "OR abs(coalesce(pnl, 0) - coalesce(funding, 0) * s.initial_cash - (s.final_equity - s.initial_cash)) "
+        "> 1e-6 * s.initial_cash "
         "OR abs(coalesce(part, 0) - (s.final_equity / s.initial_cash - 1)) > 1e-6)",
         [list(scope.slice.keys), scope.run_id],
     )
@@ -339,20 +354,14 @@ def few_trades(scope: Scope) -> pl.DataFrame:
     return rows.filter(pl.col("num_trades") < 30).select("run_id", "strategy_id", "num_trades")
 
 
-def _wide_rows(version: str) -> Callable[[Scope], pl.DataFrame]:
-    return lambda scope: scope.select(features_daily.wide(version, FEATURE_SETS[version].names).name)
-
-
 def _named(find: Find, *, blocking: bool = False, remedy: str = "") -> Check:
     return Check(find.__name__, find, " ".join((find.__doc__ or "").split()), blocking, remedy)
 
 
-def _feature_contracts() -> list[Check]:
-    checks = []
-    for version, feature_set in FEATURE_SETS.items():
-        contract, key = _both(features_daily.wide(version, feature_set.names), _wide_rows(version))
-        checks += [Check(f"{one.name}_{version}", one.find, one.doc, one.blocking) for one in (contract, key)]
-    return checks
+def feature_contracts(version: str) -> list[Check]:
+    """The schema of one feature set's table as checks."""
+    table = features_daily.wide(version, feature_set(version).names)
+    return [replace(one, name=f"{one.name}_{version}") for one in _both(table, lambda scope: scope.select(table.name))]
 
 
 CHECKS: dict[str, Sequence[Check]] = {
@@ -370,7 +379,7 @@ CHECKS: dict[str, Sequence[Check]] = {
         _named(adjustment_matches_provider),
         _named(freshness),
     ],
-    "features_daily": [*_feature_contracts(), _named(feature_rows_missing, blocking=True), _named(feature_nulls)],
+    "features_daily": [_named(feature_rows_missing, blocking=True), _named(feature_nulls)],
     "labels": [
         *_both(TABLES["labels"], lambda scope: scope.select("labels", "known_on")),
         _named(label_horizon, blocking=True),
@@ -387,26 +396,36 @@ CHECKS: dict[str, Sequence[Check]] = {
         _named(few_trades),
     ],
 }
-"""Asset -> its checks. Adding one is a function that returns the offending rows, and a line here."""
+"""Asset -> its checks. Adding one is a function that returns the offending rows, and a line here.
+
+A market adds to those of features_daily the `feature_contracts` of each of its sets.
+"""
+_OF_STRATEGIES = ("predictions", "targets", "backtest_summary")
 
 
 def asset_checks(grid: Grid, strategies: Mapping[str, StrategySpec]) -> list[dg.AssetChecksDefinition]:
-    """One step of checks per asset."""
-    return [_checks_of(asset, checks, grid, strategies) for asset, checks in CHECKS.items()]
+    """One step of checks per asset of the market."""
+    contracts = [check for version in grid.universe.feature_sets for check in feature_contracts(version)]
+    return [
+        _checks_of(asset, [*contracts, *checks] if asset == "features_daily" else checks, grid, strategies)
+        for asset, checks in CHECKS.items()
+        if strategies or asset not in _OF_STRATEGIES
+    ]
 
 
 def _checks_of(
     asset: str, checks: Sequence[Check], grid: Grid, strategies: Mapping[str, StrategySpec]
 ) -> dg.AssetChecksDefinition:
-    specs = [dg.AssetCheckSpec(one.name, asset=asset, blocking=one.blocking, description=one.doc) for one in checks]
+    key = grid.key(asset)
+    specs = [dg.AssetCheckSpec(one.name, asset=key, blocking=one.blocking, description=one.doc) for one in checks]
 
-    @dg.multi_asset_check(name=f"{asset}_checks", specs=specs, can_subset=True)
+    @dg.multi_asset_check(name=grid.op(f"{asset}_checks"), specs=specs, can_subset=True)
     def run_checks(
         context: dg.AssetCheckExecutionContext, warehouse: dg.ResourceParam[Warehouse]
     ) -> Iterator[dg.AssetCheckResult]:
-        wanted = {key.name for key in context.selected_asset_check_keys}
+        wanted = {one.name for one in context.selected_asset_check_keys}
         own = grid.slice_of_tags(dict(context.run.tags))
-        keys = tuple(strategies) if asset in ("predictions", "targets", "backtest_summary") else grid.universe.names
+        keys = tuple(strategies) if asset in _OF_STRATEGIES else grid.universe.names
         everything = Slice(grid.universe.start, grid.last_session, keys)
         scope = Scope(warehouse, own or everything, context.run.run_id if own else None, grid, strategies)
         for one in checks:
@@ -415,7 +434,7 @@ def _checks_of(
             with failing_clearly():
                 offending = one.find(scope)
             yield dg.AssetCheckResult(
-                asset_key=asset,
+                asset_key=key,
                 check_name=one.name,
                 passed=offending.is_empty(),
                 severity=dg.AssetCheckSeverity.ERROR if one.blocking else dg.AssetCheckSeverity.WARN,

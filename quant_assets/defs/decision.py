@@ -1,6 +1,7 @@
 """The decision stage: predictions, targets, backtests, by date and strategy. Rows stay keyed by date and symbol."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from quant_assets.backtest.engine import BacktestConfig, BacktestResult, buy_and_hold, run
+from quant_assets.backtest.engine import BacktestResult, buy_and_hold, run
 from quant_assets.backtest.pictures import equity_png, png_markdown
 from quant_assets.backtest.report import ReportContext, write_report
 from quant_assets.contracts import (
@@ -16,25 +17,26 @@ from quant_assets.contracts import (
     backtest_summary,
     backtest_symbols,
     backtest_trades,
-    features_daily,
     models,
     predictions,
     targets,
 )
-from quant_assets.core.costs import Costs
 from quant_assets.core.errors import ConfigError
 from quant_assets.core.settings import Settings
 from quant_assets.defs.automation import when_inputs_are_in
 from quant_assets.defs.context import Piece, attach, pass_gate, piece_of
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import code_version
+from quant_assets.defs.sources import signal_source, stored_features
 from quant_assets.features import feature_set
 from quant_assets.market_data.history import adjusted_bars
 from quant_assets.models import walkforward
 from quant_assets.models.spec import ModelSpec
 from quant_assets.models.store import ModelStore
-from quant_assets.strategy.compose import decide, signal_scores
+from quant_assets.strategy.compose import Decisions, decide, history, signal_scores
+from quant_assets.strategy.ledger import Ledger, family, record, tried
 from quant_assets.strategy.spec import StrategySpec
+from quant_assets.strategy.universe import Bounds
 from quant_assets.warehouse import Warehouse
 
 GROUP = "decision"
@@ -52,32 +54,55 @@ class BacktestRun(dg.Config):
     initial_cash: float | None = None
     fee_bps: float | None = None
     slippage_bps: float | None = None
+    funding_bps_per_day: float | None = None
     price: str | None = None
+    engine: str | None = None
+    symbols: list[str] | None = None
+    """Only these of the strategy's symbols; the targets are then decided anew and not stored."""
 
     @property
     def asks_for_dates(self) -> bool:
         """Whether the period was chosen for this run, so that one that cannot be simulated is an error."""
         return self.from_date is not None or self.to_date is not None
 
+    def applied_to(self, spec: StrategySpec) -> StrategySpec:
+        """The strategy with what was chosen for this run.
+
+        Raises:
+            StrategyError: a value that the field does not allow.
+        """
+        chosen = {
+            "backtest.initial_cash": self.initial_cash,
+            "backtest.fee_bps": self.fee_bps,
+            "backtest.slippage_bps": self.slippage_bps,
+            "backtest.funding_bps_per_day": self.funding_bps_per_day,
+            "execution.price": self.price,
+            "execution.engine": self.engine,
+        }
+        changed = spec.variant({path: value for path, value in chosen.items() if value is not None})
+        return changed if self.symbols is None else changed.only(self.symbols)
+
 
 def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> list[dg.AssetsDefinition]:
-    """predictions, targets and backtest_summary on `grid`."""
+    """predictions, targets and backtest_summary on `grid`; none without strategies, which are their partitions."""
+    if not strategies:
+        return []
     all_symbols = dg.MultiPartitionMapping(
         {"date": dg.DimensionPartitionMapping("date", dg.TimeWindowPartitionMapping())}
     )
     common: dict[str, Any] = {
         "partitions_def": grid.decision,
         "backfill_policy": dg.BackfillPolicy.single_run(),
-        "group_name": GROUP,
+        "group_name": grid.name(GROUP),
         "tags": {"stage": GROUP},
         "automation_condition": when_inputs_are_in(),
     }
 
     @dg.asset(
-        name="predictions",
+        key=grid.key("predictions"),
         deps=[
-            dg.AssetDep("features_daily", partition_mapping=all_symbols),
-            dg.AssetDep("labels", partition_mapping=all_symbols),
+            dg.AssetDep(grid.key("features_daily"), partition_mapping=all_symbols),
+            dg.AssetDep(grid.key("labels"), partition_mapping=all_symbols),
         ],
         kinds={"duckdb", "lightgbm"},
         code_version=code_version("models"),
@@ -102,8 +127,8 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
             return dg.MaterializeResult()
 
     @dg.asset(
-        name="targets",
-        deps=[predictions_asset, dg.AssetDep("features_daily", partition_mapping=all_symbols)],
+        key=grid.key("targets"),
+        deps=[predictions_asset, dg.AssetDep(grid.key("features_daily"), partition_mapping=all_symbols)],
         kinds={"duckdb", "polars"},
         code_version=code_version("strategy", "signals", "portfolio"),
         description=targets.TABLE.doc,
@@ -119,28 +144,27 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
             return dg.MaterializeResult()
 
     @dg.asset(
-        name="backtest_summary",
-        deps=[targets_asset, dg.AssetDep("ohlcv", partition_mapping=all_symbols)],
-        kinds={"duckdb", "vectorbt"},
+        key=grid.key("backtest_summary"),
+        deps=[targets_asset, dg.AssetDep(grid.key("ohlcv"), partition_mapping=all_symbols)],
+        kinds={"duckdb", "numba"},
         code_version=code_version("backtest"),
         description=backtest_summary.TABLE.doc,
-        **{**common, "automation_condition": when_inputs_are_in(except_updates_of="ohlcv")},
+        **{**common, "automation_condition": when_inputs_are_in(except_updates_of=grid.key("ohlcv"))},
     )
     def backtest_summary_asset(
         context: dg.AssetExecutionContext, config: BacktestRun, warehouse: dg.ResourceParam[Warehouse]
     ) -> dg.MaterializeResult:
         with piece_of(context, grid) as piece:
             _refuse_other_strategies(context, piece)
-            done: list[BacktestResult] = []
+            done: list[Simulated] = []
             for strategy_id, cell in zip(piece.slice.keys, piece.last_cells, strict=True):
-                spec = strategies[strategy_id]
+                spec = config.applied_to(strategies[strategy_id])
                 if not config.asks_for_dates and (reason := _nothing_to_test(spec, warehouse, piece)):
                     piece.report(reason)
                     attach(context, [cell], {"rows": 0, "why": reason})
                     continue
-                result, benchmark = _backtest(spec, config, warehouse, piece, settings)
-                attach(context, [cell], _show(result, benchmark, spec, piece, settings))
-                done.append(result)
+                done.append(_backtest(spec, config, warehouse, piece, settings))
+                attach(context, [cell], _show(done[-1], spec, warehouse, piece, settings))
             if done:
                 _store_backtests(done, warehouse, piece)
             return dg.MaterializeResult()
@@ -157,24 +181,12 @@ def _refuse_other_strategies(context: dg.AssetExecutionContext, piece: Piece) ->
         )
 
 
-def _stored_features(version: str, warehouse: Warehouse) -> str:
-    """Name of the wide table of feature set `version`.
-
-    Raises:
-        ConfigError: nothing of the set was ever stored.
-    """
-    table = features_daily.wide(version, feature_set(version).names).name
-    if table not in warehouse.tables():
-        raise ConfigError(f"no features of version {version} are stored; materialise ohlcv and features_daily first")
-    return table
-
-
 def _predict(spec: ModelSpec, warehouse: Warehouse, store: ModelStore, piece: Piece) -> dict[str, object]:
     """Walk forward over the slice for one experiment on all the market's symbols; store models and predictions."""
     first, last = piece.slice.first, piece.slice.last
     symbols = piece.grid.universe.names
     names = feature_set(spec.feature_version).names
-    wide = _stored_features(spec.feature_version, warehouse)
+    wide = stored_features(spec.feature_version, warehouse)
     values = warehouse.query(
         f"SELECT symbol, ts, {', '.join(names)} FROM {wide} WHERE ts <= ? AND symbol IN (SELECT unnest(?))",
         [last, list(symbols)],
@@ -197,8 +209,9 @@ def _predict(spec: ModelSpec, warehouse: Warehouse, store: ModelStore, piece: Pi
         writer.replace(
             predictions.TABLE,
             passed.good,
-            "ts BETWEEN ? AND ? AND model_id IN (SELECT model_id FROM models WHERE experiment_id = ?)",
-            [first, last, spec.experiment_id],
+            "ts BETWEEN ? AND ? AND symbol IN (SELECT unnest(?)) "
+            "AND model_id IN (SELECT model_id FROM models WHERE experiment_id = ?)",
+            [first, last, list(symbols), spec.experiment_id],  # another market may share the experiment
             run_id=piece.run_id,
         )
     piece.report(f"{spec.task_id}: {walked.trained} model(s) trained, {walked.reused} reused")
@@ -218,35 +231,12 @@ def _target(spec: StrategySpec, warehouse: Warehouse, piece: Piece, settings: Se
     first, last = piece.slice.first, piece.slice.last
     grid = piece.grid
     bounds = spec.bounds(grid.universe, settings.strategies_dir / "universes")
-    if spec.model is None:
-        wide = _stored_features(spec.feature_version, warehouse)
-        source = warehouse.query(
-            f"SELECT * FROM {wide} WHERE ts BETWEEN ? AND ? AND symbol IN (SELECT unnest(?))",
-            [first, last, list(bounds)],
-        )
-    else:
-        source = warehouse.query(
-            "SELECT p.symbol, p.ts, p.score, p.calibrated_score FROM predictions p JOIN models m USING (model_id) "
-            "WHERE m.experiment_id = ? AND p.ts BETWEEN ? AND ? AND p.symbol IN (SELECT unnest(?))",
-            [spec.model.experiment_id, first, last, list(bounds)],
-        )
     previous = warehouse.query(
         'SELECT symbol, weight FROM targets WHERE strategy_id = $1 AND version = $2 AND approved AND "asof" = '
         '(SELECT max("asof") FROM targets WHERE strategy_id = $1 AND version = $2 AND "asof" < $3)',
         [spec.strategy_id, spec.version, first],
     )
-    bars = adjusted_bars(
-        warehouse, list(bounds), first, last, calendar=grid.calendar, lookback=feature_set("v1").lookback
-    )
-    decided = decide(
-        spec,
-        signal_scores(spec, source),
-        bars,
-        dict(previous.iter_rows()),
-        grid.calendar.between(first, last),
-        grid.calendar.sessions,
-        bounds,
-    )
+    decided = _decided(spec, bounds, first, last, dict(previous.iter_rows()), warehouse, grid)
     passed = pass_gate(targets.TABLE, decided.targets.with_columns(generated_at=pl.lit(piece.now)), piece)
     with warehouse.write() as writer:
         passed.quarantine(writer, piece)
@@ -269,6 +259,27 @@ def _target(spec: StrategySpec, warehouse: Warehouse, piece: Piece, settings: Se
             "\n".join(f"- {one.asof}: {one.reason}" for one in decided.skipped[:50])
         )
     return metadata
+
+
+def _decided(
+    spec: StrategySpec,
+    bounds: Mapping[str, Bounds],
+    first: date,
+    last: date,
+    previous: Mapping[str, float],
+    warehouse: Warehouse,
+    grid: Grid,
+) -> Decisions:
+    """Every rebalance from `first` to `last`, from what is stored."""
+    symbols, calendar, reach = list(bounds), grid.calendar, history(spec)
+    bars = (
+        adjusted_bars(warehouse, symbols, grid.universe.start, last, calendar=calendar)
+        if reach is None
+        else adjusted_bars(warehouse, symbols, first, last, calendar=calendar, lookback=reach)
+    )
+    source = signal_source(spec, warehouse, symbols, first, last)
+    scores = signal_scores(spec, bars if source is None else source, calendar.sessions, calendar.sessions_per_year)
+    return decide(spec, scores, bars, previous, calendar.between(first, last), calendar.sessions, bounds)
 
 
 def period_of(spec: StrategySpec, config: BacktestRun, piece: Piece) -> tuple[date, date]:
@@ -305,72 +316,76 @@ def _nothing_to_test(spec: StrategySpec, warehouse: Warehouse, piece: Piece) -> 
     return f"{spec.strategy_id}: no backtest, it has no targets by {piece.slice.last}" if decided.is_empty() else None
 
 
+@dataclass(frozen=True)
+class Simulated:
+    """A backtest, the universe bought and held over its period, and its row of the trial ledger."""
+
+    result: BacktestResult
+    benchmark: pl.DataFrame
+    trial: pl.DataFrame
+
+
 def _backtest(
     spec: StrategySpec, config: BacktestRun, warehouse: Warehouse, piece: Piece, settings: Settings
-) -> tuple[BacktestResult, pl.DataFrame]:
-    """The backtest, and the universe bought and held over its period."""
+) -> Simulated:
+    """The backtest of stored targets, or of those decided for the symbols that were asked for."""
     first, last = period_of(spec, config, piece)
-    decided = warehouse.query(
-        'SELECT "asof", symbol, weight, approved FROM targets WHERE strategy_id = $1 AND version = $2 AND "asof" <= $4 '
-        'AND "asof" >= coalesce('
-        '(SELECT max("asof") FROM targets WHERE strategy_id = $1 AND version = $2 AND "asof" <= $3), $3) '
-        'ORDER BY "asof", symbol',
-        [spec.strategy_id, spec.version, first, last],
-    )
+    grid = piece.grid
+    bounds = spec.bounds(grid.universe, settings.strategies_dir / "universes")
+    if config.symbols is None:
+        decided = warehouse.query(
+            'SELECT "asof", symbol, weight, approved FROM targets WHERE strategy_id = $1 AND version = $2 '
+            'AND "asof" <= $4 AND "asof" >= coalesce('
+            '(SELECT max("asof") FROM targets WHERE strategy_id = $1 AND version = $2 AND "asof" <= $3), $3) '
+            'ORDER BY "asof", symbol',
+            [spec.strategy_id, spec.version, first, last],
+        )
+    else:
+        decided = _decided(spec, bounds, first, last, {}, warehouse, grid).targets
     if decided.is_empty():
         raise ConfigError(
             f"{spec.strategy_id} {spec.version} has no targets from {first} to {last}; "
             f"materialise targets for these dates first, or choose others"
         )
-    bounds = spec.bounds(piece.grid.universe, settings.strategies_dir / "universes")
-    bars = adjusted_bars(warehouse, sorted({*bounds, *decided["symbol"]}), first, last, calendar=piece.grid.calendar)
-    costs = Costs(
-        spec.backtest.fee_bps if config.fee_bps is None else config.fee_bps,
-        spec.backtest.slippage_bps if config.slippage_bps is None else config.slippage_bps,
-    )
+    bars = adjusted_bars(warehouse, sorted({*bounds, *decided["symbol"]}), first, last, calendar=grid.calendar)
     piece.report(f"{spec.strategy_id}: backtest {first}..{last}")
-    sessions = piece.grid.calendar.between(first, last)
-    result = run(
-        bars,
-        decided,
-        sessions,
-        BacktestConfig(
-            spec.strategy_id,
-            spec.version,
-            initial_cash=config.initial_cash or spec.backtest.initial_cash,
-            costs=costs,
-            price=config.price or spec.execution.price,  # type: ignore[arg-type]
-        ),
-        piece.report,
-    )
+    sessions = grid.calendar.between(first, last)
+    result = run(bars, decided, sessions, spec.config(grid.calendar.sessions_per_year), piece.report)
+    entries = Ledger(family(spec, grid.universe.name), list(bounds), first, last)
+    returns = result.equity["ret"].to_numpy()[None, :]
+    trial = entries.rows([spec], [result.summary["sharpe"]], returns, "backtest", piece.now)
     listed = bars.filter(pl.col("symbol").is_in(list(bounds)))
-    return result, buy_and_hold(listed, sessions, result.config.initial_cash)
+    return Simulated(result, buy_and_hold(listed, sessions, result.config.initial_cash), trial)
 
 
-def _store_backtests(done: Sequence[BacktestResult], warehouse: Warehouse, piece: Piece) -> None:
-    """All rows of all strategies in one transaction; a rerun of the same run's step replaces its own."""
+def _store_backtests(done: Sequence[Simulated], warehouse: Warehouse, piece: Piece) -> None:
+    """All rows of all strategies in one transaction, their trials too; a rerun of the run's step replaces its own."""
+    results = [one.result for one in done]
     summary = pl.DataFrame(
-        [{**result.summary, "created_at": piece.now} for result in done],
+        [{**result.summary, "created_at": piece.now} for result in results],
         schema={column.name: column.polars for column in backtest_summary.TABLE.columns},
     )
     frames = {
         backtest_summary.TABLE: summary,
-        backtest_trades.TABLE: pl.concat([result.trades for result in done]),
-        backtest_equity.TABLE: pl.concat([result.equity for result in done]),
-        backtest_symbols.TABLE: pl.concat([result.symbols for result in done]),
+        backtest_trades.TABLE: pl.concat([result.trades for result in results]),
+        backtest_equity.TABLE: pl.concat([result.equity for result in results]),
+        backtest_symbols.TABLE: pl.concat([result.symbols for result in results]),
     }
     passed = [(table, pass_gate(table, frame, piece)) for table, frame in frames.items()]
     with warehouse.write() as writer:
         for table, rows in passed:
             rows.quarantine(writer, piece)
             writer.replace(table, rows.good, "run_id = ?", [piece.run_id], run_id=piece.run_id)
+        record(writer, pl.concat([one.trial for one in done]), piece.run_id)
 
 
 def _show(
-    result: BacktestResult, benchmark: pl.DataFrame, spec: StrategySpec, piece: Piece, settings: Settings
+    simulated: Simulated, spec: StrategySpec, warehouse: Warehouse, piece: Piece, settings: Settings
 ) -> dict[str, object]:
     """Write the report, and return the run's metadata: headline figures, the equity curve, the report's place."""
+    result, benchmark = simulated.result, simulated.benchmark
     first, last = result.summary["from_ts"], result.summary["to_ts"]
+    configurations = tried(warehouse, simulated.trial)
     context = ReportContext(
         run_id=piece.run_id,
         strategy=spec.model_dump(mode="json", by_alias=True),
@@ -379,7 +394,8 @@ def _show(
         lineage={
             "strategy file": f"sha256 {spec.source_hash[:16]}",
             **({"experiment": spec.model.experiment_id} if spec.model else {}),
-            "feature set": spec.feature_version,
+            **({"feature set": spec.feature_version} if spec.feature_version else {}),
+            "tried so far": f"{configurations:,} configuration(s) of {simulated.trial['family'][0]}, this one included",
             "universe": f"{piece.grid.universe.name} {piece.grid.universe.version}",
         },
     )
@@ -391,6 +407,7 @@ def _show(
         "equity curve": dg.MetadataValue.md(png_markdown(picture)),
         "report": dg.MetadataValue.path(str(path)),
         "period": f"{first}..{last}",
+        "configurations tried in the family": configurations,
         **{name: result.summary[name] for name in shown if result.summary[name] is not None},
         **({"unfilled targets": result.unfilled.height} if result.unfilled.height else {}),
     }

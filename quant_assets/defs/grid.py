@@ -1,4 +1,7 @@
-"""Partitions: one calendar's dates, crossed with symbols (market stage) or with strategies (decision stage)."""
+"""Partitions: one calendar's dates, crossed with symbols (market stage) or with strategies (decision stage).
+
+And the names under which a market's assets, jobs and steps stand beside those of other markets.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,27 +88,45 @@ class Grid:
 
     The date dimension holds the calendar's sessions at the universe's grain (`day`, `week`, `month`); a key is the
     first day of its window. With a universe of no end it grows by itself, today's session included.
+
+    `prefix` sets a market apart from the primary one, which has none.
     """
 
     universe: Universe
     calendar: TradingCalendar
     strategies: tuple[str, ...]
+    prefix: str = ""
+
+    def key(self, asset: str) -> dg.AssetKey:
+        """The key of this market's `asset`: `ohlcv`, or `crypto_majors/ohlcv` with that prefix."""
+        return dg.AssetKey([self.prefix, asset] if self.prefix else [asset])
+
+    def op(self, asset: str) -> str:
+        """The name that Dagster gives to the step of `asset`, in run config too: `crypto_majors__ohlcv`."""
+        return "__".join(self.key(asset).path)
+
+    def name(self, name: str) -> str:
+        """The name of this market's job, schedule or group `name`: `crypto_majors_market`."""
+        return f"{self.prefix}_{name}" if self.prefix else name
 
     @cached_property
     def dates(self) -> SessionDates:
-        cron = {"day": "0 0 * * 1-5", "week": "0 0 * * 1", "month": "0 0 1 * *"}[self.universe.grain]
-        daily = self.universe.grain == "day"
-        first = next(iter(self.calendar.between(self.universe.start, date.max)), self.universe.start)
-        end = self.universe.end
-        closed = [day for day in self.calendar.holidays() if self.universe.start <= day <= (end or date.max)]
+        every_day, start, end = self.calendar.every_day, self.universe.start, self.universe.end
+        days = "*" if every_day else "1-5"
+        cron = {"day": f"0 0 * * {days}", "week": "0 0 * * 1", "month": "0 0 1 * *"}[self.universe.grain]
+        first = next(iter(self.calendar.between(start, date.max)), start)
+        exclusions = None
+        if self.universe.grain == "day" and not every_day:
+            closed = (day for day in self.calendar.holidays() if start <= day <= (end or date.max))
+            exclusions = [datetime.combine(day, time()) for day in closed]
         return SessionDates(
             start=_window_start(first, self.universe.grain).isoformat(),
-            end=_next_window(end, self.universe.grain).isoformat() if end else None,
+            end=_next_window(end, self.universe.grain, every_day).isoformat() if end else None,
             fmt="%Y-%m-%d",
             cron_schedule=cron,
             timezone=self.calendar.timezone,
             end_offset=0 if end else 1,
-            exclusions=[datetime.combine(day, time()) for day in closed] if daily else None,
+            exclusions=exclusions,
         )
 
     @cached_property
@@ -187,10 +208,10 @@ def _window_start(day: date, grain: str) -> date:
     return day - timedelta(days=day.weekday()) if grain == "week" else day
 
 
-def _next_window(day: date, grain: str) -> date:
+def _next_window(day: date, grain: str, every_day: bool) -> date:
     """The first day of the date partition after the one that holds `day`."""
     if grain == "month":
         return (day.replace(day=1) + timedelta(days=32)).replace(day=1)
     if grain == "week":
         return day + timedelta(days=7 - day.weekday())
-    return day + timedelta(days=max(1, 7 - day.weekday()) if day.weekday() >= 4 else 1)
+    return day + timedelta(days=7 - day.weekday() if day.weekday() >= 4 and not every_day else 1)

@@ -17,26 +17,26 @@ MARKET_JOB = "market_stage"
 def market_job(grid: Grid) -> UnresolvedAssetJobDefinition:
     """ohlcv, features_daily and labels in one run."""
     return dg.define_asset_job(
-        MARKET_JOB,
-        dg.AssetSelection.groups(MARKET),
+        grid.name(MARKET_JOB),
+        dg.AssetSelection.groups(grid.name(MARKET)),
         executor_def=dg.in_process_executor,
         description=f"Bars, features and labels of universe {grid.universe.name}.",
     )
 
 
-def strategy_jobs(strategies: Mapping[str, StrategySpec]) -> list[UnresolvedAssetJobDefinition]:
+def strategy_jobs(grid: Grid, strategies: Mapping[str, StrategySpec]) -> list[UnresolvedAssetJobDefinition]:
     """One job per strategy file; it refuses the partitions of other strategies."""
     return [
         dg.define_asset_job(
             strategy_id,
-            dg.AssetSelection.groups(DECISION),
+            dg.AssetSelection.groups(grid.name(DECISION)),
             executor_def=dg.in_process_executor,
             description=spec.description or None,
             tags={STRATEGY_TAG: strategy_id},
             metadata={"version": spec.version, "source": spec.source_hash},
             config=dg.RunConfig(
                 ops={
-                    "backtest_summary": BacktestRun(
+                    grid.op("backtest_summary"): BacktestRun(
                         from_date=spec.backtest.first.isoformat(),
                         to_date=spec.backtest.last.isoformat() if spec.backtest.last else None,
                         initial_cash=spec.backtest.initial_cash,

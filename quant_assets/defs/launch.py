@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
@@ -19,13 +20,13 @@ from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.execution.api import create_execution_plan, execute_run_iterator
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord
-from dagster_shared.record import copy
+from dagster_shared.record import copy as copy_record
 from filelock import FileLock
 
 from quant_assets.core.errors import QualityError, QuantError
 from quant_assets.defs.decision import BACKTEST_TABLES
 from quant_assets.defs.decision import GROUP as DECISION
-from quant_assets.defs.grid import Grid
+from quant_assets.defs.grid import PARTITION, Grid
 from quant_assets.defs.jobs import MARKET_JOB
 from quant_assets.defs.market import GROUP as MARKET
 from quant_assets.defs.progress import listening
@@ -55,7 +56,7 @@ class FailedCheck:
 class Launched:
     """One finished run.
 
-    `cells` counts materialised partitions by asset, `failures` are the failed steps' words.
+    `cells` counts materialised partitions by asset as users read its key, `failures` are the failed steps' words.
     """
 
     run_id: str
@@ -79,7 +80,7 @@ class Step:
 
 
 class Launcher:
-    """Runs assets of one code location on the instance that the environment names.
+    """Runs one market's assets on the instance that the environment names. Assets go by their names in the market.
 
     Args:
         watch: called with a `Step` as steps go, and with a line of text for every progress line.
@@ -95,6 +96,12 @@ class Launcher:
         self._warehouse = warehouse
         self._watch = watch
         self._repository = ReconstructableRepository.for_module(_DEFINITIONS, "defs", working_directory=None)
+
+    def on(self, grid: Grid) -> "Launcher":
+        """The same for the market of `grid`: one instance, one command."""
+        other = copy(self)
+        other.grid = grid
+        return other
 
     def fail_dead_runs(self) -> list[str]:
         """Mark runs as failed whose process is gone, and drop the backtest rows they left. Returns their ids."""
@@ -139,20 +146,21 @@ class Launcher:
 
     def without(self, asset: str, keys: Sequence[str], first: date, last: date) -> list[str]:
         """Those of `keys` that have no cell of `asset` from `first` to `last`."""
-        there = self.instance.get_materialized_partitions(dg.AssetKey(asset))
+        there = self.instance.get_materialized_partitions(self.grid.key(asset))
         days = self.grid.date_keys(first, last)
         return [key for key in keys if not any(f"{day}|{key}" in there for day in days)]
 
     def _state(self, asset: str, newest: Callable[[dg.AssetKey], Mapping[str, int]]) -> tuple[set[str], set[str]]:
         """Partitions that are up to date, and those older than an input; none where the asset's code has changed."""
-        key = dg.AssetKey(asset)
+        key = self.grid.key(asset)
         event = self.instance.get_latest_materialization_event(key)
         if event is None or event.asset_materialization is None:
             return set(), set()
         node = self._repository.get_definition().asset_graph.get(key)
         made_by = (event.asset_materialization.tags or {}).get("dagster/code_version")
         if made_by != node.code_version:
-            self._watch(f"{asset}: its code has changed since it was last materialised; doing all of it again")
+            name = key.to_user_string()
+            self._watch(f"{name}: its code has changed since it was last materialised; doing all of it again")
             return set(), set()
         made = newest(key)
         stale = {cell for parent in node.parent_keys for cell, at in newest(parent).items() if at > made.get(cell, at)}
@@ -171,7 +179,6 @@ class Launcher:
         last: date,
         keys: Sequence[str],
         *,
-        tags: Mapping[str, str] | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> Launched:
         """Materialise `assets` for `first`..`last` and neighbouring `keys` in one run, in this process.
@@ -180,18 +187,32 @@ class Launcher:
             QualityError: a blocking check of an asset upstream found something when it last ran.
             KeyboardInterrupt: the run was interrupted; it is then marked as failed or canceled.
         """
-        selection = frozenset(dg.AssetKey(asset) for asset in assets)
+        selection = frozenset(self.grid.key(asset) for asset in assets)
+        return self._run(self._job_of(selection, keys), selection, self.grid.range_tags(first, last, keys), config)
+
+    def run_partition(
+        self, job: str, asset: str, partition: str, *, config: Mapping[str, Any] | None = None
+    ) -> Launched:
+        """Materialise one partition of an asset of any partitions, as a run of `job`; raises as `run` does."""
+        return self._run(job, frozenset([self.grid.key(asset)]), {PARTITION: partition}, config)
+
+    def _run(
+        self,
+        job_name: str,
+        selection: frozenset[dg.AssetKey],
+        tags: Mapping[str, str],
+        config: Mapping[str, Any] | None,
+    ) -> Launched:
         self._refuse_blocked(selection)
         checks = self._checks_of(selection)
-        job = self._repository.get_reconstructable_job(self._job_of(selection, keys)).get_subset(
+        job = self._repository.get_reconstructable_job(job_name).get_subset(
             asset_selection=selection, asset_check_selection=checks
         )
         run_config = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})}
         all_tags = {
             PIPELINE_TAG: self.pipeline,
             PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}",
-            **self.grid.range_tags(first, last, keys),
-            **(tags or {}),
+            **tags,
         }
         run = self.instance.create_run_for_job(
             job_def=job.get_definition(),
@@ -205,7 +226,7 @@ class Launcher:
         launched = Launched(run.run_id, succeeded=False)
         try:
             with listening(self._watch), _sigint() as came:
-                for event in execute_run_iterator(job, copy(run, asset_check_selection=checks), self.instance):
+                for event in execute_run_iterator(job, copy_record(run, asset_check_selection=checks), self.instance):
                     self._note(event, launched)
                     if came() and not launched.interrupted:
                         # raised where nothing passes an exception on (a finaliser, a connection pool): once more
@@ -226,9 +247,9 @@ class Launcher:
         """The stage's or the strategy's own job, so that its history in the UI holds this run."""
         graph = self._repository.get_definition().asset_graph
         groups = {graph.get(key).group_name for key in selection}
-        if groups == {MARKET}:
-            return MARKET_JOB
-        if groups == {DECISION} and len(keys) == 1:
+        if groups == {self.grid.name(MARKET)}:
+            return self.grid.name(MARKET_JOB)
+        if groups == {self.grid.name(DECISION)} and len(keys) == 1:
             return keys[0]
         raise ValueError(f"one run holds assets of one stage and, in the decision stage, one strategy; got {keys}")
 
@@ -241,9 +262,7 @@ class Launcher:
         groups = {graph.get(key).group_name for key in selection}
         parents = {parent for key in selection for parent in graph.get(key).parent_keys} - selection
         unchecked = {
-            parent
-            for parent in parents
-            if graph.get(parent).group_name in groups and not self.passed_checks(parent.to_user_string())
+            parent for parent in parents if graph.get(parent).group_name in groups and not self._passed(parent)
         }
         if not unchecked:
             return None
@@ -252,7 +271,9 @@ class Launcher:
 
     def passed_checks(self, asset: str) -> bool:
         """Whether the blocking checks of `asset` passed in the run that materialised it last."""
-        key = dg.AssetKey(asset)
+        return self._passed(self.grid.key(asset))
+
+    def _passed(self, key: dg.AssetKey) -> bool:
         event = self.instance.get_latest_materialization_event(key)
         latest = self._latest_checks({key})
         return event is not None and all(
@@ -278,22 +299,24 @@ class Launcher:
                 raise QualityError(f"blocked by check {failed.name} of run {record.run_id}: {failed.words}")
 
     def _note(self, event: dg.DagsterEvent, launched: Launched) -> None:
-        asset = (event.step_key or "").removesuffix("_checks")
+        prefix = self.grid.prefix
+        step = (event.step_key or "").replace(f"{prefix}__", f"{prefix}/", 1)  # as keys of assets are shown
+        asset = step.removesuffix("_checks")
         kind = event.event_type_value
         if kind == "STEP_START":
-            self._watch(Step(event.step_key or "", "start"))
+            self._watch(Step(step, "start"))
         elif kind == "ASSET_MATERIALIZATION":
             cells = launched.cells[asset] = launched.cells.get(asset, 0) + 1
             if cells % 500 == 0:
                 self._watch(Step(asset, "cells", cells))
         elif kind == "STEP_SUCCESS":
-            self._watch(Step(event.step_key or "", "done", launched.cells.get(asset, 0)))
+            self._watch(Step(step, "done", launched.cells.get(asset, 0)))
         elif kind == "STEP_FAILURE":
             launched.interrupted |= _is_interrupt(event)
-            launched.blocked |= (event.step_key or "").endswith("_checks")
+            launched.blocked |= step.endswith("_checks")
             blocking = [f"check {one.name}: {one.words}" for one in launched.failed_checks if one.blocking]
             launched.failures += blocking if launched.blocked and blocking else [_words(event)]
-            self._watch(Step(event.step_key or "", "failed", launched.cells.get(asset, 0)))
+            self._watch(Step(step, "failed", launched.cells.get(asset, 0)))
         elif kind == "STEP_UP_FOR_RETRY":
             self._watch(f"{asset}: {_words(event)}; trying again")
         elif kind == "ASSET_CHECK_EVALUATION":

@@ -4,12 +4,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from typing import Any
 
 import dagster as dg
 
 from quant_assets.contracts import features_daily
 from quant_assets.core.errors import ConfigError
 from quant_assets.features import feature_set
+from quant_assets.strategy.compose import history
 from quant_assets.strategy.spec import StrategySpec
 from quant_assets.warehouse import Warehouse
 
@@ -62,6 +64,13 @@ def _row(record: dg.RunRecord) -> RunRow:
     )
 
 
+def metadata_of(instance: dg.DagsterInstance, run_id: str) -> dict[str, Any]:
+    """The plain values that a run's last materialisation tells of itself."""
+    (*_, newest) = instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    assert newest.asset_materialization is not None
+    return {name: told.value for name, told in newest.asset_materialization.metadata.items()}
+
+
 def trace(
     warehouse: Warehouse, instance: dg.DagsterInstance, spec: StrategySpec, symbol: str, asof: date | None = None
 ) -> Node:
@@ -89,8 +98,12 @@ def trace(
         "strategy": f"{spec.strategy_id} {target['version']} (file sha256 {spec.source_hash[:16]})",
     }
     title = f"target {spec.strategy_id} / {symbol} as of {target['asof']}"
-    features = _features(warehouse, instance, spec.feature_version, symbol, target["asof"])
-    parents = (_prediction(warehouse, instance, spec, symbol, target["asof"], features),) if spec.model else (features,)
+    read = (
+        _bars(warehouse, instance, symbol, target["asof"], history(spec))
+        if spec.feature_version is None
+        else _features(warehouse, instance, spec.feature_version, symbol, target["asof"])
+    )
+    parents = (_prediction(warehouse, instance, spec, symbol, target["asof"], read) if spec.model else read,)
     return Node(title, facts | _run_facts(instance, target["run_id"]), parents)
 
 
@@ -144,12 +157,13 @@ def _features(warehouse: Warehouse, instance: dg.DagsterInstance, version: str, 
     )
 
 
-def _bars(warehouse: Warehouse, instance: dg.DagsterInstance, symbol: str, day: date, lookback: int) -> Node:
+def _bars(warehouse: Warehouse, instance: dg.DagsterInstance, symbol: str, day: date, lookback: int | None) -> Node:
+    """The bar of `day` and `lookback` before it; None: all of them."""
     rows = warehouse.query(
         "SELECT min(ts) AS first, max(ts) AS last, count(*) AS bars, list(DISTINCT source) AS sources, "
         "list(DISTINCT run_id) AS runs FROM "
         "(SELECT * FROM ohlcv WHERE symbol = ? AND ts <= ? ORDER BY ts DESC LIMIT ?)",
-        [symbol, day, lookback + 1],
+        [symbol, day, None if lookback is None else lookback + 1],
     )
     row = rows.row(0, named=True)
     held = warehouse.query(

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from quant_assets.core.settings import Settings
 from quant_assets.defs.automation import when_inputs_are_in
 from quant_assets.defs.context import Piece, attach, pass_gate, piece_of
 from quant_assets.defs.grid import Grid
-from quant_assets.features import FEATURE_SETS
+from quant_assets.features import feature_set
 from quant_assets.labels import LABEL_SETS, settled_between
 from quant_assets.market_data.history import adjusted_bars
 from quant_assets.market_data.ingest import OVERLAP, UNIVERSE, Ingested, Stored, ingest_symbol
@@ -33,6 +34,7 @@ RESTATED = "restated"
 """Metadata of ohlcv: symbol -> first and last date whose stored bars the run has changed."""
 
 
+@cache
 def code_version(*packages: str) -> str:
     """A fingerprint of the source of our `packages`: what decides an asset's values beside its inputs."""
     root = Path(quant_assets.__file__).parent
@@ -58,11 +60,13 @@ def universe_provider(grid: Grid, settings: Settings) -> Provider:
 def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
     """ohlcv, features_daily and labels on `grid`."""
     universe = grid.universe
+    feature_sets = [feature_set(version) for version in universe.feature_sets]
 
     @dg.asset(
+        key=grid.key("ohlcv"),
         partitions_def=grid.market,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        group_name=GROUP,
+        group_name=grid.name(GROUP),
         kinds={"duckdb", "httpx"},
         code_version=code_version("market_data"),
         description=ohlcv_contract.TABLE.doc,
@@ -111,12 +115,13 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
             return dg.MaterializeResult()
 
     @dg.asset(
+        key=grid.key("features_daily"),
         partitions_def=grid.market,
         backfill_policy=dg.BackfillPolicy.single_run(),
         deps=[ohlcv],
-        group_name=GROUP,
+        group_name=grid.name(GROUP),
         kinds={"duckdb", "polars"},
-        code_version=code_version("features"),
+        code_version="-".join((code_version("features"), *universe.feature_sets)),
         description=features_contract.TABLE.doc,
         tags={"stage": GROUP},
         automation_condition=when_inputs_are_in(),
@@ -133,11 +138,11 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
                 first,
                 last,
                 calendar=grid.calendar,
-                lookback=max(one.lookback for one in FEATURE_SETS.values()),
+                lookback=max(one.lookback for one in feature_sets),
             )
-            for version, feature_set in FEATURE_SETS.items():
-                table = features_contract.wide(version, feature_set.names)
-                values = feature_set.compute(bars).filter(pl.col("ts").is_between(first, last))
+            for one in feature_sets:
+                table = features_contract.wide(one.version, one.names)
+                values = one.compute(bars).filter(pl.col("ts").is_between(first, last))
                 passed = pass_gate(table, values.with_columns(computed_at=pl.lit(piece.now)), piece)
                 with warehouse.write() as writer:
                     writer.ensure(table)
@@ -145,15 +150,16 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
                     writer.replace(table, passed.good, *_rectangle(piece, "ts"), run_id=piece.run_id)
                 if passed.rejected:
                     raise QualityError(next(iter(passed.rejected.values())))
-                metadata[f"rows {version}"] = passed.good.height
+                metadata[f"rows {one.version}"] = passed.good.height
             attach(context, piece.last_cells, metadata)
             return dg.MaterializeResult()
 
     @dg.asset(
+        key=grid.key("labels"),
         partitions_def=grid.market,
         backfill_policy=dg.BackfillPolicy.single_run(),
         deps=[ohlcv],
-        group_name=GROUP,
+        group_name=grid.name(GROUP),
         kinds={"duckdb", "polars"},
         code_version=code_version("labels"),
         description=labels_contract.TABLE.doc,

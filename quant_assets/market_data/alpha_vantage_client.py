@@ -9,26 +9,20 @@ The key goes into the URL at the last moment and is struck out of every log line
 
 import json
 import logging
-import random
 import re
 import ssl
 import time
 from collections.abc import Callable, Generator
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any
 
 import httpx
 from pydantic import SecretStr
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
-from quant_assets.core.errors import ConfigError, PermanentProviderError, TransientProviderError
+from quant_assets.core.errors import ConfigError, PermanentProviderError
 from quant_assets.market_data.alpha_vantage_state import KeyState, utc_now
-
-ATTEMPTS = 5
-LONGEST_WAIT = 120.0
-"""Seconds; where Retry-After asks for more, the request fails at once and says so."""
+from quant_assets.market_data.retries import RetryableError, http_failure, with_retries
 
 _RATE = re.compile(r"rate limit|call frequency|requests? per|calls? per|sparingly", re.IGNORECASE)
 _KEY_IN_TEXT = re.compile(r"(apikey=|api key as )[^&\s\"']+", re.IGNORECASE)
@@ -36,13 +30,6 @@ _KEY_IN_TEXT = re.compile(r"(apikey=|api key as )[^&\s\"']+", re.IGNORECASE)
 
 class PremiumEndpointError(PermanentProviderError):
     """The key's plan does not have this endpoint or parameter."""
-
-
-class _RetryableError(TransientProviderError):
-    def __init__(self, message: str, *, after: float | None = None, rate_limit: bool = False) -> None:
-        super().__init__(message)
-        self.after = after
-        self.rate_limit = rate_limit
 
 
 class _Key(httpx.Auth):
@@ -64,10 +51,7 @@ _SCRUB = _Scrub()
 
 
 class Client:
-    """GET requests within `state`'s limits, each tried up to five times with exponential backoff and jitter.
-
-    Backoff doubles from 1 s (5 s after a rate-limit body), at most 60 s; Retry-After, in seconds or as a date, wins.
-    """
+    """GET requests within `state`'s limits, each tried up to five times."""
 
     def __init__(
         self,
@@ -96,19 +80,7 @@ class Client:
             PremiumEndpointError, PermanentProviderError: an answer that no retry mends.
             ConfigError: the base URL cannot be used.
         """
-        retrying = Retrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=self._wait,
-            retry=retry_if_exception(_worth_waiting),
-            sleep=self._sleep,
-            reraise=True,
-        )
-        try:
-            return retrying(self._once, what, params)
-        except _RetryableError as error:
-            tries = retrying.statistics["attempt_number"]
-            failure = TransientProviderError(f"{error} (tried {tries} time{'s'[: tries > 1]}); rerun later")
-        raise failure
+        return with_retries(lambda: self._once(what, params), self._sleep)
 
     def _once(self, what: str, params: dict[str, str]) -> dict[str, Any]:
         self._state.take(what)
@@ -130,10 +102,10 @@ class Client:
         if isinstance(error, httpx.UnsupportedProtocol):
             return ConfigError(self._bad_url(error))
         if isinstance(error, httpx.TimeoutException):
-            return _RetryableError(f"{about}: no answer within {self._timeout:g} s (QUANT_HTTP_TIMEOUT_SECONDS)")
+            return RetryableError(f"{about}: no answer within {self._timeout:g} s (QUANT_HTTP_TIMEOUT_SECONDS)")
         if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.DecodingError):
-            return _RetryableError(f"{about}: the connection broke before the whole answer came")
-        return _RetryableError(f"{about}: {type(error).__name__}: {self.scrub(str(error))}")
+            return RetryableError(f"{about}: the connection broke before the whole answer came")
+        return RetryableError(f"{about}: {type(error).__name__}: {self.scrub(str(error))}")
 
     def _bad_url(self, error: Exception) -> str:
         return f"alpha_vantage: QUANT_ALPHA_VANTAGE_URL cannot be used ({self.scrub(str(error))}); give an http(s) URL"
@@ -141,13 +113,7 @@ class Client:
     def _read(self, about: str, response: httpx.Response) -> dict[str, Any]:
         status = response.status_code
         if status == 429 or status >= 500:
-            after = _retry_after(response.headers.get("Retry-After"), self._now())
-            told = "" if after is None else f", to be tried again in {after:.0f} s"
-            raise _RetryableError(
-                f"{about}: HTTP {status}{told}",
-                after=after,
-                rate_limit=status == 429,
-            )
+            raise http_failure(about, status, response.headers.get("Retry-After"), self._now())
         if status in (401, 403):
             raise PermanentProviderError(f"{about}: HTTP {status}; check ALPHA_VANTAGE_API_KEY")
         if status != 200:
@@ -164,7 +130,7 @@ class Client:
                 raise PermanentProviderError(
                     f"{about}: not JSON: {self._shown(text)}; check QUANT_ALPHA_VANTAGE_URL"
                 ) from None
-            raise _RetryableError(f"{about}: the body is cut off after {len(text)} characters") from None
+            raise RetryableError(f"{about}: the body is cut off after {len(text)} characters") from None
         if not isinstance(answer, dict):
             raise PermanentProviderError(
                 f"{about}: a JSON object was due, not {self._shown(text)}; the API has changed"
@@ -192,7 +158,7 @@ class Client:
             said = self._shown(answer[field])
             # the free plan's rate-limit text advertises the premium plans too: rate decides first
             if field == "Note" or _RATE.search(said):
-                raise _RetryableError(
+                raise RetryableError(
                     f"{about}: rate limit: {said} (the day's requests come back at {self._state.resets()})",
                     rate_limit=True,
                 )
@@ -208,40 +174,7 @@ class Client:
         text = self.scrub(" ".join(str(value).split()))
         return text.rstrip(".") if len(text) <= limit else f"{text[:limit]}..."
 
-    @staticmethod
-    def _wait(attempt: RetryCallState) -> float:
-        error = attempt.outcome.exception() if attempt.outcome else None
-        if isinstance(error, _RetryableError) and error.after is not None:
-            return error.after
-        first = 5.0 if isinstance(error, _RetryableError) and error.rate_limit else 1.0
-        # half of it for certain, half of it by chance: never at once, never in step with other processes
-        longest = min(first * 2 ** (attempt.attempt_number - 1), 60.0)
-        return random.uniform(longest / 2, longest)
-
 
 @cache
 def _trusted_roots() -> ssl.SSLContext:
     return httpx.create_ssl_context()
-
-
-def _worth_waiting(error: BaseException) -> bool:
-    return isinstance(error, _RetryableError) and (error.after is None or error.after <= LONGEST_WAIT)
-
-
-def _retry_after(header: str | None, now: datetime) -> float | None:
-    """Seconds that a Retry-After header asks for (RFC 9110, 10.2.3: delay in seconds or HTTP date); None if unreadable.
-
-    Example:
-        >>> from datetime import timezone
-        >>> _retry_after("Fri, 31 Dec 1999 23:59:59 GMT", datetime(1999, 12, 31, 23, 59, 49, tzinfo=timezone.utc))
-        10.0
-    """
-    if not header:
-        return None
-    if header.strip().isdigit():
-        return float(header)
-    try:
-        at = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    return max((at.replace(tzinfo=at.tzinfo or now.tzinfo) - now).total_seconds(), 0.0)

@@ -33,6 +33,7 @@ PROVIDERS = {
     "alpha_vantage": "alpha_vantage:AlphaVantageProvider",
     "files": "files:FilesProvider",
     "synthetic": "synthetic:SyntheticProvider",
+    "ccxt": "ccxt_exchange:CcxtProvider",
 }
 """Provider name -> module of this package and class in it. A new provider is its module and a line here."""
 

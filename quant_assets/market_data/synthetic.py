@@ -22,6 +22,7 @@ from quant_assets.market_data.provider import (
 
 SEED = 20_000_301
 _SYMBOL = re.compile(r"SYN(\d{4,9})")
+_PAIR = re.compile(r"[A-Z0-9]+/[A-Z0-9]+")
 _MAX_SEARCHED = 500
 
 
@@ -41,7 +42,7 @@ def synthetic_bars(symbols: Sequence[str], sessions: Sequence[date], seed: int =
         in the order given. Prices have four decimals and lie above zero.
 
     Raises:
-        PermanentProviderError: a symbol that is not SYN and at least four digits.
+        PermanentProviderError: a symbol that is neither SYN and at least four digits nor a pair.
     """
     days, count = len(sessions), len(symbols)
     noise = np.empty((count, days, 4))
@@ -75,7 +76,7 @@ def synthetic_bars(symbols: Sequence[str], sessions: Sequence[date], seed: int =
 
 
 class SyntheticProvider:
-    """Symbols SYN0000 to SYN999999999 on the sessions it is given."""
+    """Symbols SYN0000 to SYN999999999, and pairs such as BTC/USDT, on the sessions it is given."""
 
     name: ClassVar[str] = "synthetic"
     gives_actions: ClassVar[bool] = False
@@ -96,7 +97,7 @@ class SyntheticProvider:
         """Bars on all the provider's sessions, whatever the dates asked for.
 
         Raises:
-            PermanentProviderError: a symbol that is not SYN and at least four digits.
+            PermanentProviderError: a symbol that is neither SYN and at least four digits nor a pair.
         """
         bars = synthetic_bars([request.symbol], self._sessions, self._seed)
         return Fetched(bars_frame(bars), actions_frame(), requests=0, complete=True, actions_complete=True)
@@ -106,7 +107,10 @@ class SyntheticProvider:
 
 
 def _number(symbol: str) -> int:
-    found = _SYMBOL.fullmatch(symbol)
-    if not found:
-        raise PermanentProviderError(f"synthetic: {symbol}: no such symbol; use SYN and four digits, such as SYN0000")
-    return int(found[1])
+    if found := _SYMBOL.fullmatch(symbol):
+        return int(found[1])
+    if _PAIR.fullmatch(symbol):
+        return int.from_bytes(symbol.encode(), "big")
+    raise PermanentProviderError(
+        f"synthetic: {symbol}: no such symbol; use SYN and four digits, such as SYN0000, or a pair, such as BTC/USDT"
+    )

@@ -1,4 +1,7 @@
-"""From scores to approved weights: `weighting` proposes, `supervisor` disposes. Pure; knows no files and no tables."""
+"""From scores to approved weights: `weighting` proposes, `supervisor` disposes, both by `kernel`; `allocation` shares.
+
+Pure; knows no files and no tables.
+"""
 
 from quant_assets.portfolio.supervisor import SupervisorRules, supervise
 from quant_assets.portfolio.weighting import WEIGHTINGS, Proposal, Weighting, propose

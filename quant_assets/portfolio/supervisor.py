@@ -6,7 +6,7 @@
     R1  scales all down to the gross cap
     R4  limits turnover, half the sum of |new - last|
 
-R5 to R1 make the *goal* of a date out of its proposal alone, so all dates are done at once; R4 goes from the last
+R5 to R1 make the *goal* of a date out of its proposal alone; R4 goes from the last
 approved weights towards the goal, date by date, in three moves, none of which overshoots:
 
 1. Sells without which the last weights would break R3, R2 or R1 (somebody tightened the rules) are made in full and not
@@ -21,8 +21,10 @@ approved weights towards the goal, date by date, in three moves, none of which o
 Each weight therefore ends between its last value and its goal, and the caps hold because they hold at both ends.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -30,14 +32,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from quant_assets.core.errors import DataError
+from quant_assets.portfolio.weighting import array
+
+if TYPE_CHECKING:
+    from quant_assets.portfolio.kernel import Limits
 
 Floats = NDArray[np.float64]
 Bits = NDArray[np.int64]
 
 R1, R2, R3, R4, R5, MISSING, UNLISTED = (1 << n for n in range(7))
 _FLAGS = {R1: "R1", R2: "R2", R3: "R3", R4: "R4", R5: "R5", MISSING: "missing", UNLISTED: "unlisted"}
-_DUST = 1e-12
-"""A weight that is smaller counts as none."""
 
 
 class SupervisorRules(BaseModel):
@@ -70,126 +74,53 @@ def supervise_dates(
     proposed: Floats,
     last: Floats,
     rules: SupervisorRules,
-    top_k: int,
+    top_k: int | None,
     listed: NDArray[np.bool_] | None = None,
+    *,
+    exposure: bool = False,
 ) -> Supervised:
     """Apply the rules to consecutive rebalance dates, each starting from the weights that the one before it left.
 
     Args:
         score, rank, proposed: (dates, symbols), as `weighting.propose` takes and gives them. Columns sorted by symbol.
         last: (symbols,) weights held before the first date.
+        top_k: the rank beyond which R5 drops; None: no such gate.
         listed: (dates, symbols); a position in a symbol that is not listed is closed before any rule, uncounted.
+        exposure: the scores are exposures: R5 compares their size with the floor.
 
     Raises:
         DataError: a last weight that is not finite.
     """
+    from quant_assets.portfolio import kernel
+
     if not np.isfinite(last).all():
         raise DataError("a last weight is not finite; the targets it was read from are damaged: compute them again")
     listed = np.ones(score.shape, np.bool_) if listed is None else listed
-    goal, flags = _goal(score, rank, proposed, rules, top_k)
-    weight = np.empty(goal.shape)
-    before = np.empty(goal.shape)
-    held = last.astype(np.float64)
-    for date in range(len(goal)):
-        before[date] = held
-        closed = ~listed[date] & (held != 0)
-        if closed.any():
-            flags[date, closed] |= UNLISTED
-            held = np.where(closed, 0.0, held)
-        if (held != 0).any() or (goal[date] != 0).any():
-            held, touched = _limit_turnover(goal[date], held, rank[date], rules)
-            flags[date] |= touched
-        weight[date] = held
-    return Supervised(goal, weight, flags, before)
+    return Supervised(
+        *kernel.supervise(
+            array(score),
+            array(rank, np.int64),
+            array(proposed),
+            array(last),
+            array(listed, np.bool_),
+            limits(rules, top_k, score.shape[1]),
+            exposure,
+        )
+    )
 
 
-def _goal(
-    score: Floats, rank: NDArray[np.int64], proposed: Floats, rules: SupervisorRules, top_k: int
-) -> tuple[Floats, Bits]:
-    """Proposals after R5, R3, R2 and R1, and the rules that touched each."""
-    scored = np.isfinite(score) & (rank > 0)
-    flags = np.where(scored, 0, MISSING)
-    dropped = scored & (rank > top_k)
-    if rules.score_floor is not None:
-        dropped |= scored & (score < rules.score_floor)
-    flags[dropped] |= R5
-    goal = np.where(scored & ~dropped & np.isfinite(proposed) & (np.abs(proposed) >= _DUST), proposed, 0.0)
+def limits(rules: SupervisorRules, top_k: int | None, symbols: int) -> "Limits":
+    """`rules` and `top_k` as the kernel takes them, for so many symbols."""
+    from quant_assets.portfolio.kernel import Limits
 
-    order = np.argsort(np.where(goal != 0, rank, np.iinfo(np.int64).max), axis=1, kind="stable")
-    place = np.empty_like(order)
-    np.put_along_axis(place, order, np.arange(goal.shape[1])[None, :], axis=1)
-    beyond = (goal != 0) & (place >= rules.max_positions)
-    flags[beyond] |= R3
-    goal[beyond] = 0.0
-
-    most = rules.max_weight_per_symbol
-    flags[np.abs(goal) > most * (1 + _DUST)] |= R2
-    goal = np.clip(goal, -most, most)
-
-    gross = np.abs(goal).sum(axis=1, keepdims=True)
-    over = gross > rules.gross_exposure_cap * (1 + _DUST)
-    flags[over & (goal != 0)] |= R1
-    np.multiply(goal, rules.gross_exposure_cap / np.where(over, gross, 1.0), out=goal, where=over)
-    return goal, flags
-
-
-def _limit_turnover(goal: Floats, last: Floats, rank: NDArray[np.int64], rules: SupervisorRules) -> tuple[Floats, Bits]:
-    """One date's weights between `last` and `goal`, and the rules that touched each on the way."""
-    flags = np.zeros(len(goal), np.int64)
-    cap = rules.turnover_cap
-    if cap is None or _one_way(goal, last) <= cap * (1 + _DUST):
-        return goal, flags
-    start = _required_sells(goal, last, rank, rules, flags)
-    whole = _one_way(goal, start)
-    if whole <= cap * (1 + _DUST):
-        return goal, flags
-
-    entering = np.flatnonzero((start == 0) & (goal != 0))
-    free = rules.max_positions - np.count_nonzero(start)
-    reachable = goal.copy()
-    if len(entering) > free:
-        reachable[entering[np.argsort(rank[entering], kind="stable")][free:]] = 0.0
-    first = _one_way(reachable, start)
-    if first > cap:
-        weight = start + (reachable - start) * (cap / first)
-    else:
-        weight = reachable + (goal - reachable) * ((cap - first) / (whole - first))
-    weight[np.abs(weight) < _DUST] = 0.0
-    flags[weight != goal] |= R4
-    return weight, flags
-
-
-def _required_sells(goal: Floats, last: Floats, rank: NDArray[np.int64], rules: SupervisorRules, flags: Bits) -> Floats:
-    """`last` after the least sells that bring it within R3, R2 and R1; marks in `flags` what they touch.
-
-    They all lead towards `goal`, which is within the rules: it holds no name beyond `max_positions`, no weight above
-    the clip, and its gross is below the cap, so the names that it reduces have enough to give.
-    """
-    start = last.copy()
-    held = np.flatnonzero(start)
-    surplus = len(held) - rules.max_positions
-    if surplus > 0:
-        # first to go: names without a goal, unranked before ranked, worst rank first, then the later name
-        unranked = np.where(rank[held] > 0, rank[held], np.iinfo(np.int64).max)
-        sold = held[np.lexsort((held, unranked, goal[held] == 0))[::-1]][:surplus]
-        flags[sold] |= R3
-        start[sold] = 0.0
-    most = rules.max_weight_per_symbol
-    heavy = np.abs(start) > most * (1 + _DUST)
-    flags[heavy] |= R2
-    start = np.where(heavy, np.copysign(most, start), start)
-    excess = np.abs(start).sum() - rules.gross_exposure_cap
-    if excess > rules.gross_exposure_cap * _DUST:
-        same_side = np.sign(start) == np.sign(goal)
-        given = np.maximum(np.abs(start) - np.where(same_side, np.abs(goal), 0.0), 0.0)
-        flags[given > 0] |= R1
-        start = start - np.copysign(given * min(1.0, excess / given.sum()), start)
-    return start
-
-
-def _one_way(new: Floats, last: Floats) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.abs(new - last).sum() / 2)
+    return Limits(
+        rules.gross_exposure_cap,
+        rules.max_weight_per_symbol,
+        rules.max_positions,
+        math.inf if rules.turnover_cap is None else rules.turnover_cap,
+        -math.inf if rules.score_floor is None else rules.score_floor,
+        symbols if top_k is None else top_k,
+    )
 
 
 def decisions(
@@ -198,7 +129,7 @@ def decisions(
     rank: NDArray[np.int64],
     supervised: Supervised,
     rules: SupervisorRules,
-    top_k: int,
+    top_k: int | None,
     listed: NDArray[np.bool_],
 ) -> pl.DataFrame:
     """What the rules did as rows: every symbol that is listed on a date or was held before it.
@@ -228,7 +159,7 @@ def decisions(
 
 
 def _reasons(
-    flags: Bits, rank: Bits, goal: Floats, before: Floats, weight: Floats, rules: SupervisorRules, top_k: int
+    flags: Bits, rank: Bits, goal: Floats, before: Floats, weight: Floats, rules: SupervisorRules, top_k: int | None
 ) -> pl.Series:
     """One line per row; rows that neither held nor hold anything share their texts."""
     idle = (goal == 0) & (before == 0)
@@ -244,7 +175,7 @@ def _reasons(
 
 
 def _reason(
-    flags: int, rank: int, goal: float, before: float, weight: float, rules: SupervisorRules, top_k: int
+    flags: int, rank: int, goal: float, before: float, weight: float, rules: SupervisorRules, top_k: int | None
 ) -> str:
     if goal:
         text = f"rank {rank}"
@@ -261,7 +192,7 @@ def _reason(
     if flags & MISSING:
         text = "no score on this date"
     elif flags & R5:
-        beyond = rank > top_k
+        beyond = top_k is not None and rank > top_k
         text = f"rank {rank} is beyond top_k {top_k}" if beyond else f"score is below score_floor {rules.score_floor:g}"
     elif flags & R3:
         text = f"rank {rank} is beyond max_positions {rules.max_positions}"
@@ -302,6 +233,5 @@ def supervise(
     )
     rank = table["rank"].cast(pl.Int64).fill_null(0).to_numpy()[None, :]
     weights = np.array([last.get(symbol, 0.0) for symbol in symbols], np.float64)
-    gate = len(symbols) if top_k is None else top_k
-    supervised = supervise_dates(score, rank, proposed, weights, rules, gate)
-    return decisions(symbols, score, rank, supervised, rules, gate, np.ones(score.shape, np.bool_)).drop("date")
+    supervised = supervise_dates(score, rank, proposed, weights, rules, top_k)
+    return decisions(symbols, score, rank, supervised, rules, top_k, np.ones(score.shape, np.bool_)).drop("date")

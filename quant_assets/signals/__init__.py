@@ -1,5 +1,29 @@
-"""Signals: features or predictions in, one score per symbol and session out; the higher the better. Pure."""
+"""Signals: bars, features or predictions in, one score or exposure per symbol and session out. Pure.
+
+A *score* ranks symbols on a date, the higher the better; an *exposure* says how much of its allocation a rule wants
+to hold of a symbol, whatever the others do.
+"""
 
 from quant_assets.signals.kinds import FactorRankInputs, factor_rank, model_score
+from quant_assets.signals.rules import (
+    RULES,
+    BbRsiInputs,
+    BreakoutInputs,
+    DonchianInputs,
+    Memo,
+    Rule,
+    TsmomInputs,
+)
 
-__all__ = ["FactorRankInputs", "factor_rank", "model_score"]
+__all__ = [
+    "BbRsiInputs",
+    "BreakoutInputs",
+    "DonchianInputs",
+    "FactorRankInputs",
+    "Memo",
+    "RULES",
+    "Rule",
+    "TsmomInputs",
+    "factor_rank",
+    "model_score",
+]

@@ -8,14 +8,15 @@ import polars as pl
 
 from quant_assets.core.calendar import TradingCalendar
 from quant_assets.core.errors import ConfigError
-from quant_assets.features import FEATURE_SETS, FeatureSet, feature_set
+from quant_assets.features import FEATURE_SETS, Feature, FeatureSet, compute, feature_set
 from quant_assets.labels import LABEL_SETS, LabelSet, label_set
 from quant_assets.market_data.synthetic import synthetic_bars, synthetic_symbols
 from quant_assets.models import walkforward
 from quant_assets.models.spec import ModelSpec
 from quant_assets.models.store import ModelStore
-from quant_assets.strategy.compose import decide, rebalance_dates, signal_scores
-from quant_assets.strategy.spec import FactorRank, ModelScore, StrategySpec
+from quant_assets.signals import RULES
+from quant_assets.strategy.compose import decide, feature_lookback, rebalance_dates, signal_scores
+from quant_assets.strategy.spec import FactorRank, ModelScore, RuleSignal, StrategySpec
 from quant_assets.strategy.universe import Bounds
 from quant_assets.validation.leakage import Finding, FrameFunction, look_ahead, warm_up
 
@@ -117,15 +118,18 @@ def run(probe: Probe, bars: pl.DataFrame) -> Iterator[Verdict]:
 
 
 def feature_probes(features: FeatureSet) -> list[Probe]:
-    """One probe per feature of the set, each with its own lookback."""
+    """One probe per feature of the set, with its own lookback; those of one function and lookback share a probe."""
+    groups: dict[object, list[Feature]] = {}
+    for one in features.features:
+        groups.setdefault((one.function, one.lookback), []).append(one)
     return [
         Probe(
-            f"feature {one.name} {features.version}",
-            (one.name, features.version),
-            FeatureSet(features.version, (one,)).compute,
-            lookback=one.lookback,
+            f"feature {group[0].name} {f'and {len(group) - 1} more of ' if len(group) > 1 else ''}{features.version}",
+            (*(one.name for one in group), features.version),
+            FeatureSet(features.version, tuple(group)).compute,
+            lookback=group[0].lookback,
         )
-        for one in features.features
+        for group in groups.values()
     ]
 
 
@@ -153,9 +157,11 @@ def strategy_probes(
     """
 
     def scores(bars: pl.DataFrame) -> pl.DataFrame:
-        if spec.model is None:
-            return signal_scores(spec, feature_set(spec.feature_version).compute(bars))
-        return signal_scores(spec, trainings.predictions(spec.model, bars, calendar))
+        if spec.rule is not None:
+            return signal_scores(spec, bars, calendar.sessions, calendar.sessions_per_year)
+        if spec.model is not None:
+            return signal_scores(spec, trainings.predictions(spec.model, bars, calendar))
+        return signal_scores(spec, compute(bars, spec.signal.inputs.feature_version))
 
     def targets(bars: pl.DataFrame) -> pl.DataFrame:
         sessions = calendar.between(*_span(bars))
@@ -169,8 +175,9 @@ def strategy_probes(
         lookback = _model_lookback(spec.signal.model, calendar)
         endless = "" if lookback is not None else "the model learns from all history; train_years would bound it"
     else:
-        cuts, learns, endless = 6, days, ""
-        lookback = _feature_lookback(spec.signal)
+        cuts, learns = 6, days
+        lookback = _lookback(spec.signal)
+        endless = "" if lookback is not None else "a position is held until it is closed, however long ago it began"
     name, ids = f"{spec.strategy_id} {spec.version}", (spec.strategy_id,)
     return [
         Probe(f"signal of {name}", ids, scores, lookback=lookback, endless=endless, decides_on=learns, cuts=cuts),
@@ -247,9 +254,10 @@ def _cuts(probe: Probe, bars: pl.DataFrame) -> list[date]:
     return sorted(chosen | {sessions[max(before, 0)]})
 
 
-def _feature_lookback(signal: FactorRank) -> int:
-    features = feature_set(signal.inputs.feature_version).features
-    return next(one.lookback for one in features if one.name == signal.inputs.feature_name)
+def _lookback(signal: FactorRank | RuleSignal) -> int | None:
+    if isinstance(signal, FactorRank):
+        return feature_lookback(signal.inputs.feature_version, signal.inputs.feature_name)
+    return RULES[signal.type].lookback(signal.inputs)
 
 
 def _model_lookback(spec: ModelSpec, calendar: TradingCalendar) -> int | None:

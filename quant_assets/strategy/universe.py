@@ -12,6 +12,7 @@ import yaml
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
 from quant_assets.core.errors import StrategyError
+from quant_assets.features import FEATURE_SETS
 from quant_assets.strategy.yaml_file import Document, Section, parse, read, validate
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
@@ -82,7 +83,8 @@ class Listing(Section):
 class Universe(Section):
     """`start` and `end` span the date partitions; a universe of past data has an end, a live one has none.
 
-    `grain` is the length of a date partition: with hundreds of symbols, `month` keeps their number low.
+    `grain` is the length of a date partition: with hundreds of symbols, `month` keeps their number low. `feature_sets`
+    are those computed for its bars.
     """
 
     name: Name
@@ -92,9 +94,18 @@ class Universe(Section):
     provider: str
     provider_options: dict[str, str | int | float | bool] = Field(default_factory=dict)
     grain: Literal["day", "week", "month"] = "day"
+    feature_sets: Annotated[tuple[str, ...], Field(strict=False)] = ("v1",)
     start: date
     end: date | None = None
     symbols: Annotated[tuple[Listing, ...], Field(strict=False)]
+
+    @field_validator("feature_sets")
+    @classmethod
+    def _known_sets(cls, versions: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [one for one in versions if one not in FEATURE_SETS]
+        if unknown or not versions:
+            raise ValueError(f"feature set {', '.join(unknown) or '(none)'} is unknown; use: {', '.join(FEATURE_SETS)}")
+        return tuple(dict.fromkeys(versions))
 
     @field_validator("symbols", mode="before")
     @classmethod

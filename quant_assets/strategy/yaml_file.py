@@ -122,10 +122,16 @@ def validate(model: type[Model], document: Document) -> Model:
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
-        errors = error.errors(include_url=False)
-        # of the branches of a union, the one that got furthest is the one that was meant
-        told = max((e for e in errors if e["loc"][:1] == errors[0]["loc"][:1]), key=lambda e: len(e["loc"]))
-        raise document.error(told["loc"], _explain(model, told)) from None
+        raise document.error(*explain(model, error)) from None
+
+
+def explain(model: type["Section"], error: ValidationError) -> tuple[Loc, str]:
+    """Where the first broken field lies, and what is allowed there."""
+    errors = error.errors(include_url=False)
+    # of the branches of a union, the one that got furthest is the one that was meant: past the types to our own rules
+    likely = [one for one in errors if one["loc"][:1] == errors[0]["loc"][:1]]
+    told = max(likely, key=lambda one: (len(one["loc"]), one["type"] == "value_error"))
+    return told["loc"], _explain(model, told)
 
 
 def _explain(model: type[Section], error: Any) -> str:

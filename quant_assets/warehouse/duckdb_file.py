@@ -7,7 +7,7 @@ lock beside the file, which dies with its holder. A write is one transaction: al
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import duckdb
 import polars as pl
 from filelock import FileLock, Timeout
 
-from quant_assets.contracts import TABLES, VIEWS, Table, features_daily
+from quant_assets.contracts import TABLES, VIEWS, Column, Table, features_daily
 from quant_assets.contracts.order import in_order
 from quant_assets.core.errors import WarehouseError, WarehouseLockedError
 from quant_assets.warehouse.engine import attached
@@ -112,13 +112,8 @@ class Writer(Reader):
 
     def ensure(self, table: Table) -> None:
         """Create a table beyond the contracts' own (a feature set's wide form), or add the columns it has gained."""
-        of_table = "SELECT column_name FROM duckdb_columns() WHERE table_name = ?"
-        known = {row[0] for row in self._connection.execute(of_table, [table.name]).fetchall()}
-        gained = [column for column in table.all_columns if column.name not in known]
-        if not known:
-            self._connection.execute(table.ddl())
-        for column in gained if known else ():
-            self._connection.execute(f'ALTER TABLE {table.name} ADD COLUMN "{column.name}" {column.type}')
+        gained = _lacking(self._connection, [table])
+        _complete(self._connection, gained)
         if gained:
             _define_views(self._connection)
 
@@ -139,7 +134,7 @@ class Warehouse:
         self._prepared = False
 
     def prepare(self) -> list[str]:
-        """Create the file and every table that is missing. Returns the names of the tables created.
+        """Create the file and every table and column that is missing. Returns the names of the tables created.
 
         Raises:
             WarehouseError: the folder cannot be written or the file is not a DuckDB database.
@@ -147,9 +142,7 @@ class Warehouse:
         """
         with self._turn(), self._connection(read_only=False) as connection:
             before = _tables(connection)
-            for table in TABLES.values():
-                if table.name not in VIEWS and table.name not in before:
-                    connection.execute(table.ddl())
+            _complete(connection, _lacking(connection, (one for one in TABLES.values() if one.name not in VIEWS)))
             _define_views(connection)
             created = sorted(_tables(connection) - before)
         self._prepared = True
@@ -220,7 +213,7 @@ class Warehouse:
                 self.prepare()
             else:
                 with self._turn(reading=True), self._connection(read_only=True) as connection:
-                    missing = set(TABLES) - _tables(connection)
+                    missing = _lacking(connection, TABLES.values())
                 if missing:
                     self.prepare()
             self._prepared = True
@@ -328,6 +321,23 @@ def _translated(error: duckdb.Error, path: Path) -> WarehouseError:
     if isinstance(error, duckdb.IOException | duckdb.PermissionException):
         return WarehouseError(f"cannot read or write {path} ({text}); check its permissions and the free disk space")
     return WarehouseError(f"warehouse {path}: {text}")
+
+
+def _lacking(connection: duckdb.DuckDBPyConnection, tables: Iterable[Table]) -> dict[Table, list[Column]]:
+    """The columns of contracts that their stored tables have not; tables that lack none are left out."""
+    known = set(connection.execute("SELECT table_name, column_name FROM duckdb_columns()").fetchall())
+    lacking = {table: [one for one in table.all_columns if (table.name, one.name) not in known] for table in tables}
+    return {table: columns for table, columns in lacking.items() if columns}
+
+
+def _complete(connection: duckdb.DuckDBPyConnection, lacking: Mapping[Table, Sequence[Column]]) -> None:
+    """Create tables that lack every column, and add columns to the others; rows stored before have none there."""
+    for table, columns in lacking.items():
+        if len(columns) == len(table.all_columns):
+            connection.execute(table.ddl())
+        else:
+            for column in columns:
+                connection.execute(f'ALTER TABLE {table.name} ADD COLUMN "{column.name}" {column.type}')
 
 
 def _tables(connection: duckdb.DuckDBPyConnection) -> set[str]:
