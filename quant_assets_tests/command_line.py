@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from quant_assets import definitions as code_location
 from quant_assets.cli import app as commands
+from quant_assets.cli import research
 from quant_assets.cli.session import Session
 from quant_assets.core.calendar import trading_calendar
 from quant_assets.core.errors import QuantError
@@ -56,7 +57,9 @@ class CommandLine:
             if name.startswith(("QUANT_", "DAGSTER_", "ALPHA_")):
                 self._monkeypatch.setenv(name, value)
         self._forget()
-        self._monkeypatch.setattr(commands, "session", Session())
+        fresh = Session()
+        for module in (commands, research):
+            self._monkeypatch.setattr(module, "session", fresh)
         # what runs are loaded from; a file that cannot be read is the command's to report
         with suppress(QuantError):
             self._monkeypatch.setattr(code_location, "defs", code_location.build(settings()))

@@ -74,6 +74,8 @@ def test_only_what_differs_is_listed_with_the_strategy_files_own_names():
     }
     found = dict(put_together(*runs, configurations=files).differences)
     assert found == {"signal.inputs.lookback": ("20", "60"), "fee_bps": ("2", "5")}
+    files.pop((FIRST, "demo"))
+    assert dict(put_together(*runs, configurations=files).differences) == {"fee_bps": ("2", "5")}
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ def test_the_page_is_whole_and_names_are_escaped(tmp_path):
     hostile = "<script>$x$</script>"
     rng = np.random.default_rng(2)
     runs = [make_run(run, 100 * np.exp(np.cumsum(rng.normal(0, 0.02, 300))), hostile) for run in (FIRST, SECOND)]
-    found = put_together(*runs, configurations={(FIRST, hostile): {hostile: hostile}})
+    found = put_together(*runs, configurations={(FIRST, hostile): {hostile: hostile}, (SECOND, hostile): {}})
     path = write_comparison(tmp_path / "compare.html", found)
     page = path.read_text(encoding="utf-8")
     assert page == render(found)

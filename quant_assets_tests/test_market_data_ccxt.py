@@ -13,7 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quant_assets.core.errors import (
@@ -228,6 +228,7 @@ def paged(days: Sequence[date], size: int, last: date, *, window: bool = False) 
     return fetch(source, last=last).bars["ts"].to_list()
 
 
+@settings(deadline=None)  # the first example imports ccxt
 @given(st.sets(st.integers(-5, 40)), st.integers(1, 12), st.integers(0, 40))
 def test_pages_of_any_size_hold_every_bar_once_in_spite_of_gaps(offsets: set[int], size: int, span: int):
     days = [FIRST + timedelta(n) for n in sorted(offsets)]

@@ -460,7 +460,9 @@ def exposure(weights: pl.DataFrame, days: Days) -> tuple[Array, Array]:
     """Sum of the long weights and of the short ones (0 or negative) after each session."""
     at = np.searchsorted(days, weights["ts"].to_numpy().astype("datetime64[D]"))
     share = weights["weight"].to_numpy()
-    long, short = (np.bincount(at, side, len(days)) for side in (np.maximum(share, 0.0), np.minimum(share, 0.0)))
+    long, short = np.zeros(len(days)), np.zeros(len(days))
+    np.add.at(long, at, np.maximum(share, 0.0))
+    np.add.at(short, at, np.minimum(share, 0.0))
     return long, short
 
 

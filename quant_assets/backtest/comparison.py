@@ -79,11 +79,11 @@ class Comparison:
 
     @property
     def first(self) -> date:
-        return self.curves["ts"][0]  # type: ignore[no-any-return]
+        return self.curves["ts"][0]
 
     @property
     def last(self) -> date:
-        return self.curves["ts"][-1]  # type: ignore[no-any-return]
+        return self.curves["ts"][-1]
 
 
 def resolve(prefixes: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -129,7 +129,8 @@ def compare(
         runs: run ids, in the order wanted.
         summary: their `backtest_summary` rows, `run_id` included.
         equity: their `backtest_equity` rows, `run_id` included.
-        configurations: (run_id, strategy_id) -> what was configured, nested as in a strategy file; where it is known.
+        configurations: (run_id, strategy_id) -> what was configured, nested as in a strategy file. Left out unless it
+            is known of all.
 
     Raises:
         ConfigError: fewer than two backtests, or more than there are colours for.
@@ -189,10 +190,11 @@ def _year(days: Sequence[date]) -> int:
 def _differences(
     rows: Sequence[Mapping[str, Any]], configurations: Mapping[tuple[str, str], Mapping[str, Any]]
 ) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    files = [configurations.get((row["run_id"], row["strategy_id"])) for row in rows]
     flat = [
-        dict(_flattened(configurations.get((row["run_id"], row["strategy_id"]), {})))
+        (dict(_flattened(file)) if file is not None and None not in files else {})
         | {name: row[name] for name in _SETTINGS}
-        for row in rows
+        for row, file in zip(rows, files, strict=True)
     ]
     names = dict.fromkeys(name for one in flat for name in one)
     texts = {name: tuple(_text(one.get(name)) for one in flat) for name in names}

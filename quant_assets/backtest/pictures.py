@@ -29,7 +29,7 @@ from quant_assets.core.drawing import (
 )
 from quant_assets.core.drawing import THEME as THEME
 from quant_assets.core.drawing import png_markdown as png_markdown
-from quant_assets.core.page import minus, ratio
+from quant_assets.core.page import ratio
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +72,7 @@ def tear_png(
     figure = new_figure(11.0, 6.2)
     grid = figure.add_gridspec(2, 2, width_ratios=[1, 1.05], left=0.05, right=0.985, top=0.875, bottom=0.06)
     grid.update(hspace=0.3, wspace=0.19)
-    panels = [figure.add_subplot(cell) for cell in grid]
+    panels = [figure.add_subplot(grid[row, column]) for row in range(2) for column in range(2)]
     window = analysis.rolling_window(year)
     heads = (f"Sharpe ratio of {window} sessions", "Monthly returns, %", "Drawdown", "Correlation of daily returns")
     for axes, head in zip(panels, heads, strict=True):
@@ -179,13 +179,15 @@ def exposure_svg(days: Array, long: Array, short: Array) -> str:
 
 
 def turnover_svg(equity: pl.DataFrame) -> str:
-    """One-way turnover of each month, a share of equity, as bars."""
+    """One-way turnover of each month, a share of equity, as steps."""
+    from matplotlib.dates import date2num
+
     monthly = equity.group_by(pl.col("ts").dt.truncate("1mo"), maintain_order=True).agg(pl.col("turnover").sum())
+    days, values = _days(monthly), monthly["turnover"].to_numpy()
+    ends = np.append(days, days[-1].astype("datetime64[M]") + 1).astype("datetime64[D]")
     figure = new_figure(5.2, 2.1)
     axes = only_axes(figure)
-    days, values = _days(monthly), monthly["turnover"].to_numpy()
-    axes.bar(days + np.timedelta64(14, "D"), values, 24, color=ACCENT, linewidth=0)
-    ends = np.array([days[0], max(days[-1] + np.timedelta64(30, "D"), _days(equity)[-1])])
+    axes.stairs(values, date2num(ends), fill=True, color=ACCENT, alpha=0.8, linewidth=0)
     time_axes(axes, ends, 0.0, max(float(values.max()), 0.01))
     axes.yaxis.set_major_formatter(percent)
     return to_svg(figure, "turnover", "Turnover of each month")
@@ -314,7 +316,13 @@ def _draw_months(axes: "Axes", equity: pl.DataFrame, initial: float) -> None:
     years = sorted({year for year, _ in found})
     matrix = np.array([[found.get((year, month), np.nan) for month in range(1, 13)] for year in years])
     small = len(years) <= 12
-    heat_map(axes, matrix, [str(year) for year in years], list("JFMAMJJASOND"), _per_cent if small else None)
+    heat_map(
+        axes,
+        matrix,
+        [str(year) for year in years],
+        list("JFMAMJJASOND"),
+        (lambda value: ratio(value * 100, 1)) if small else None,
+    )
 
 
 def _draw_correlations(axes: "Axes", correlations: pl.DataFrame) -> None:
@@ -322,9 +330,10 @@ def _draw_correlations(axes: "Axes", correlations: pl.DataFrame) -> None:
     if len(names) < 3:
         _say(axes, "nothing was held")
         return
-    short = [name.strip("()")[:9] for name in names]
-    heat_map(axes, matrix, short, short, ratio)
-    if len(names) > 7:
+    rows = [name.strip("()")[:9] for name in names]
+    few = len(rows) <= 7
+    heat_map(axes, matrix, rows, rows if few else [name.partition("/")[0] for name in rows], ratio)
+    if not few:
         axes.tick_params(labelsize=6.5)
 
 
@@ -341,10 +350,6 @@ def square(correlations: pl.DataFrame, symbols: int) -> tuple[list[str], Array]:
         if one in place and other in place and value is not None:
             matrix[place[one], place[other]] = matrix[place[other], place[one]] = value
     return found, matrix
-
-
-def _per_cent(value: float) -> str:
-    return minus(f"{value * 100:.1f}")
 
 
 def _say(axes: "Axes", text: str) -> None:

@@ -66,7 +66,7 @@ app.add_typer(pipeline_app, name="pipeline")
 app.add_typer(check_app, name="check")
 app.add_typer(db_app, name="db")
 for command in (research.sweep, research.trials, research.factors):
-    app.command()(command)
+    app.command(command.__name__)(command)
 
 
 @app.command("env")

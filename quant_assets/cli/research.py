@@ -44,8 +44,8 @@ def _sweep_table(strategy: str, run_id: str) -> None:
         ],
     )
     console.say(
-        f"the family has {told['trials of the family']:,} trials; the best of as many without any skill "
-        f"would show a Sharpe ratio of about {told['best Sharpe by luck alone']:.2f}"
+        f"{told['configurations tried in the family']:,} configurations of the family were tried so far; the best of as "
+        f"many without any skill would show a Sharpe ratio of about {told['best Sharpe by luck alone']:.2f}"
     )
     console.say(f"report: {report_path(session.settings, strategy, told['sweep'])}")
 

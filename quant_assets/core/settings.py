@@ -41,7 +41,7 @@ class Settings(BaseSettings):
     sweep_backend: Literal["processes", "threads", "dask"] = "processes"
     """Where the cells of a sweep are computed once it outlasts its first seconds."""
     sweep_workers: int | None = Field(default=None, ge=1)
-    """How many at once, of processes or threads; None: as many as there are cores. A Dask cluster has its own number."""
+    """How many processes or threads at once; None: as many as there are cores. A Dask cluster has its own number."""
     sweep_max_cells: int = Field(default=50_000, ge=1)
     """A sweep of more cells is refused."""
     sweep_chunk_mb: int = Field(default=64, ge=1)

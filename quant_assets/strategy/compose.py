@@ -225,7 +225,7 @@ def _shares(
         return None
     panel = panel_of(bars, calendar, symbols)
     rows = np.searchsorted(panel.days, np.array(dates, "M8[D]"))
-    return allocate(method, panel.returns, rows, listed, spec.portfolio.risk_window)  # type: ignore[arg-type]
+    return allocate(method, panel.returns, rows, listed, spec.portfolio.risk_window)
 
 
 def _closed(spec: StrategySpec, asof: date, symbols: Sequence[str], previous: Mapping[str, float]) -> pl.DataFrame:

@@ -157,11 +157,11 @@ def strategy_probes(
     """
 
     def scores(bars: pl.DataFrame) -> pl.DataFrame:
-        if spec.rule is not None:
-            return signal_scores(spec, bars, calendar.sessions, calendar.sessions_per_year)
         if spec.model is not None:
             return signal_scores(spec, trainings.predictions(spec.model, bars, calendar))
-        return signal_scores(spec, compute(bars, spec.signal.inputs.feature_version))
+        if spec.feature_version is not None:
+            return signal_scores(spec, compute(bars, spec.feature_version))
+        return signal_scores(spec, bars, calendar.sessions, calendar.sessions_per_year)
 
     def targets(bars: pl.DataFrame) -> pl.DataFrame:
         sessions = calendar.between(*_span(bars))

@@ -246,7 +246,11 @@ class StrategySpec(Section):
     _document: Document | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
-    def _fits_the_kind(self) -> "StrategySpec":
+    def _checked(self) -> "StrategySpec":
+        return self._fitting()
+
+    def _fitting(self) -> "StrategySpec":
+        """Itself, if what it says of the portfolio fits its kind of signal."""
         kind, portfolio = self.signal.type, self.portfolio
         if self.rule is None and portfolio.top_k is None:
             raise ValueError(f"portfolio.top_k is missing; {kind} ranks symbols, say how many of the best to hold")
@@ -298,7 +302,7 @@ class StrategySpec(Section):
             holder[field] = value
         try:
             checked = {top: _adapter(top).validate_python(said) for top, said in sections.items()}
-            return self.model_copy(update=checked | {"sweep": None})._fits_the_kind()
+            return self.model_copy(update=checked | {"sweep": None})._fitting()
         except (ValidationError, ValueError) as error:
             told = ", ".join(f"{path} = {value!r}" for path, value in changes.items())
             why = explain(StrategySpec, error)[1] if isinstance(error, ValidationError) else str(error)
@@ -334,7 +338,7 @@ class StrategySpec(Section):
         Raises:
             ConfigError: a value that cannot be used, or an engine that cannot do what the file asks for.
         """
-        said = {
+        said: dict[str, Any] = {
             "initial_cash": self.backtest.initial_cash,
             "costs": self.backtest.costs,
             "price": self.execution.price,
@@ -399,7 +403,7 @@ def _said(section: Any) -> Any:
 def _adapter(field: str) -> TypeAdapter[Any]:
     """Checks one field of a strategy file by itself."""
     info = StrategySpec.model_fields[field]
-    return TypeAdapter(Annotated[info.annotation, info])
+    return TypeAdapter(Annotated[info.annotation, info])  # type: ignore[arg-type]
 
 
 def _overlap(one: Bounds, other: Bounds) -> Bounds:
