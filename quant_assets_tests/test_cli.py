@@ -42,6 +42,7 @@ COMMANDS = [
     ["recommend"],
     ["backtest"],
     ["sweep"],
+    ["compare"],
     ["trials"],
     ["factors"],
     ["pipeline", "run"],

@@ -74,6 +74,18 @@ def test_a_backtest_of_some_symbols_decides_for_them_alone_and_leaves_the_target
     assert known == 2  # the subset is another configuration of the family
 
 
+def test_runs_are_compared_by_the_first_characters_of_their_ids(quant: CommandLine) -> None:
+    quant("backtest", "-s", "waves", "--fee-bps", "50")
+    warehouse = quant.platform.warehouse
+    runs = warehouse.query("SELECT run_id FROM backtest_summary WHERE strategy_id = 'waves' ORDER BY created_at")
+    said = quant("compare", *(run_id[:8] for run_id in runs["run_id"]))
+    assert "Sharpe" in said.out
+    assert "backtest.fee_bps" in said.out  # what differs
+    page = said.out.split("page: ")[1].splitlines()[0]
+    assert "waves" in Path(page).read_text()
+    assert "nosuchrun" in quant("compare", "nosuchrun", runs["run_id"][0], code=1).error
+
+
 def test_the_two_engines_leave_the_same_backtest(quant: CommandLine) -> None:
     first = quant("backtest", "-s", "waves").out.split("final_equity")[1].split()[0]
     assert quant("backtest", "-s", "waves", "--engine", "vectorbt").out.split("final_equity")[1].split()[0] == first

@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from quant_assets.backtest.metrics import expected_best
 from quant_assets.backtest.sweep_pictures import dimensions, distribution_svg, grid_of, marginal_svg, sweep_png
-from quant_assets.backtest.sweep_report import SweepContext, expected_best, ranked, render
+from quant_assets.backtest.sweep_report import SweepContext, ranked, render
 from quant_assets.contracts import TABLES
 
 CHANGES = [{"a.x": x, "a.y": y, "a.same": 1} for x in (1, 2, 3) for y in ("slow", "fast")]

@@ -469,7 +469,7 @@ def exposure(weights: pl.DataFrame, days: Days) -> tuple[Array, Array]:
 def tables(
     result: BacktestResult, benchmark: pl.DataFrame, bars: pl.DataFrame, created_at: datetime
 ) -> dict[Table, pl.DataFrame]:
-    """All that is stored of a backtest, less `run_id`.
+    """All that is stored of a backtest, less `run_id` and the summary's `trial_id`.
 
     Args:
         result: the backtest.
@@ -489,7 +489,7 @@ def tables(
         (config.strategy_id, name, ours, theirs) for name, (ours, theirs) in all_measures(result, benchmark).items()
     ]
     frames = {
-        backtest_summary.TABLE: pl.DataFrame([summary], schema_overrides=backtest_summary.TABLE.empty().schema),
+        backtest_summary.TABLE: pl.DataFrame([summary], schema=backtest_summary.TABLE.empty().schema),
         backtest_trades.TABLE: result.trades,
         backtest_equity.TABLE: result.equity.with_columns(
             benchmark=benchmark["equity"], rolling_sharpe=pl.Series(known, dtype=pl.Float64)

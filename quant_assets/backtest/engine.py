@@ -408,6 +408,9 @@ def _names(prices: Matrices) -> pl.Series:
 
 
 def _contracted(frame: pl.DataFrame, table: Table, config: BacktestConfig) -> pl.DataFrame:
-    return frame.with_columns(strategy_id=pl.lit(config.strategy_id)).select(
-        pl.col(column.name).cast(column.polars) for column in table.columns
+    """In the order of the contract; nullable columns that are filled in later (`analysis.tables`) are null."""
+    later = [c for c in table.columns if c.nullable and c.name not in frame.columns]
+    filled = frame.with_columns(
+        pl.lit(config.strategy_id).alias("strategy_id"), *(pl.lit(None).alias(c.name) for c in later)
     )
+    return filled.select(pl.col(column.name).cast(column.polars) for column in table.columns)

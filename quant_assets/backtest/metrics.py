@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ Array = npt.NDArray[np.float64]
 YEAR = 252
 """Sessions per year of an exchange; a market that never closes has 365."""
 
+_EULER = 0.5772156649015329
 _NO_SPREAD = 1e-12  # below it a standard deviation is rounding, not risk
 
 
@@ -225,6 +227,23 @@ def rolling_sharpe(returns: Array, window: int = YEAR, year: int = YEAR) -> Arra
     spread = views.std(axis=1, ddof=1)
     flat = spread < _NO_SPREAD
     return np.where(flat, 0.0, views.mean(axis=1) / np.where(flat, 1.0, spread)) * math.sqrt(year)
+
+
+def expected_best(count: int, sessions: int, year: int) -> float:
+    """Expected highest annualised Sharpe ratio of so many independent trials whose true one is zero.
+
+    sqrt(year / sessions) x ((1 - g) Z(1 - 1/n) + g Z(1 - 1/(n e))), g Euler's constant, Z the normal quantile. Bailey
+    and López de Prado, "The Deflated Sharpe Ratio" (2014), with the standard error of a Sharpe ratio of zero.
+
+    Example:
+        >>> round(expected_best(1000, 2520, 252), 2)
+        1.03
+    """
+    if count < 2:
+        return 0.0
+    normal = NormalDist()
+    highest = (1 - _EULER) * normal.inv_cdf(1 - 1 / count) + _EULER * normal.inv_cdf(1 - 1 / (count * math.e))
+    return math.sqrt(year / sessions) * highest
 
 
 @dataclass(frozen=True, slots=True)

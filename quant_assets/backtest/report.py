@@ -176,7 +176,7 @@ def _caveats(result: BacktestResult, context: ReportContext) -> list[str]:
     summary = result.summary
     found = []
     if context.trials is not None:
-        found.append(_trials(context.trials))
+        found.append(_trials(context.trials, result.equity.height, result.config.year))
     if summary["num_trades"] < FEW_TRADES:
         found.append(
             f"Only {summary['num_trades']} closed trades: with fewer than {FEW_TRADES}, chance explains a lot."
@@ -200,15 +200,17 @@ def _caveats(result: BacktestResult, context: ReportContext) -> list[str]:
     return found
 
 
-def _trials(count: int) -> str:
+def _trials(count: int, sessions: int, year: int) -> str:
     if count <= 1:
         return "This is the only configuration of its family that was evaluated so far."
     before = f"{count - 1:,} other configuration{'s' if count > 2 else ''} of this family "
     if count < MANY_TRIALS:
         return before + f"{'were' if count > 2 else 'was'} evaluated too: the best of several looks better than it is."
+    luck = ratio(metrics.expected_best(count, sessions, year))
     return (
-        before + f"were evaluated too: a result picked from {count:,} is biased upwards. Judge it by what luck alone "
-        "would show, and on data that none of them has seen."
+        before
+        + f"were evaluated too: a result picked from {count:,} is biased upwards. The best of as many without any "
+        f"edge would show a Sharpe ratio of up to {luck} over these sessions."
     )
 
 

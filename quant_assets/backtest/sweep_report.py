@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from quant_assets.backtest import report, sweep_pictures
+from quant_assets.backtest.metrics import expected_best
 from quant_assets.backtest.sweep_pictures import Dimension, label, signed
 from quant_assets.backtest.sweep_report_page import PAGE
 from quant_assets.core import page
@@ -21,7 +21,6 @@ from quant_assets.core.files import write_whole
 
 Array = npt.NDArray[np.float64]
 
-_EULER = 0.5772156649015329
 _MAPS, _TOP = 3, 15
 _METHOD = (
     "Each cell is a backtest of its own, with the strategy's costs and rules. What luck alone would show is the "
@@ -49,23 +48,6 @@ class SweepContext:
     excluded: int = 0
     """Combinations that the strategy's rules exclude."""
     lineage: Mapping[str, str] = field(default_factory=dict)
-
-
-def expected_best(count: int, sessions: int, year: int) -> float:
-    """Expected highest annualised Sharpe ratio of so many independent trials whose true one is zero.
-
-    sqrt(year / sessions) x ((1 - g) Z(1 - 1/n) + g Z(1 - 1/(n e))), g Euler's constant, Z the normal quantile. Bailey
-    and López de Prado, "The Deflated Sharpe Ratio" (2014), with the standard error of a Sharpe ratio of zero.
-
-    Example:
-        >>> round(expected_best(1000, 2520, 252), 2)
-        1.03
-    """
-    if count < 2:
-        return 0.0
-    normal = NormalDist()
-    highest = (1 - _EULER) * normal.inv_cdf(1 - 1 / count) + _EULER * normal.inv_cdf(1 - 1 / (count * math.e))
-    return math.sqrt(year / sessions) * highest
 
 
 def changes_of(results: pl.DataFrame) -> list[dict[str, Any]]:

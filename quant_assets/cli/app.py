@@ -65,7 +65,7 @@ app.add_typer(symbols_app, name="symbols")
 app.add_typer(pipeline_app, name="pipeline")
 app.add_typer(check_app, name="check")
 app.add_typer(db_app, name="db")
-for command in (research.sweep, research.trials, research.factors):
+for command in (research.sweep, research.trials, research.factors, research.compare):
     app.command(command.__name__)(command)
 
 

@@ -1,5 +1,6 @@
 """The commands of research: sweeps, the trial ledger, factor reports."""
 
+import json
 from typing import Annotated, Any
 
 import typer
@@ -44,10 +45,46 @@ def _sweep_table(strategy: str, run_id: str) -> None:
         ],
     )
     console.say(
-        f"{told['configurations tried in the family']:,} configurations of the family were tried so far; the best of as "
-        f"many without any skill would show a Sharpe ratio of about {told['best Sharpe by luck alone']:.2f}"
+        f"{told['configurations tried in the family']:,} configurations of the family were tried so far; the best "
+        f"of as many without any skill would show a Sharpe ratio of about {told['best Sharpe by luck alone']:.2f}"
     )
     console.say(f"report: {report_path(session.settings, strategy, told['sweep'])}")
+
+
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(help="run ids of backtests, or their first characters", metavar="RUN RUN...")
+    ],
+) -> None:
+    """Put backtests side by side: measures, what differs, correlation; and a page with their curves."""
+    from hashlib import sha256
+
+    from quant_assets.backtest import comparison
+
+    read = session.warehouse.query
+    known = read("SELECT run_id FROM backtest_summary GROUP BY run_id ORDER BY max(created_at) DESC, run_id")
+    chosen = comparison.resolve(runs, known["run_id"].to_list())
+    rows, equity = (
+        read(f"SELECT * FROM {table} WHERE run_id IN (SELECT unnest(?))", [chosen])
+        for table in ("backtest_summary", "backtest_equity")
+    )
+    tried = read(
+        "SELECT s.run_id, s.strategy_id, t.params FROM backtest_summary s JOIN trials t USING (trial_id) "
+        "WHERE s.run_id IN (SELECT unnest(?))",
+        [chosen],
+    )
+    configured = {(run_id, strategy_id): json.loads(params) for run_id, strategy_id, params in tried.iter_rows()}
+    found = comparison.compare(chosen, rows, equity, configured)
+    marked = [
+        (line.measure.label, *(f"{text} *" if best else text for text, best in zip(line.texts, line.best, strict=True)))
+        for line in (*found.common, *found.own)
+    ]
+    console.table(f"{found.first} to {found.last}, * the best", ["", *found.labels], marked)
+    if found.differences:
+        console.table("what differs", ["", *found.labels], [(name, *values) for name, values in found.differences])
+    name = sha256(" ".join(chosen).encode()).hexdigest()[:16]
+    path = session.settings.reports_dir / "compare" / f"{name}.html"
+    console.say(f"page: {comparison.write_comparison(path, found)}")
 
 
 def trials() -> None:

@@ -14,6 +14,8 @@ TABLE = Table(
         Column("drawdown", "DOUBLE", "equity over its running maximum, minus one", at_least=-1, at_most=0),
         Column("gross_exposure", "DOUBLE", "absolute position value over equity", at_least=0),
         Column("turnover", "DOUBLE", "one-way traded value over equity", at_least=0),
+        Column("benchmark", "DOUBLE", "equity of the universe bought and held", nullable=True, at_least=0),
+        Column("rolling_sharpe", "DOUBLE", "annualised, of the last half year; null before", nullable=True),
     ),
     sort=("strategy_id", "ts"),
     symbol=None,

@@ -29,6 +29,7 @@ TABLE = Table(
         Column("initial_cash", "DOUBLE", "cash at the start", above=0),
         Column("final_equity", "DOUBLE", "equity at the end", at_least=0),
         Column("created_at", "TIMESTAMP", "instant of the backtest, UTC"),
+        Column("trial_id", "VARCHAR", "its trial in the ledger; none of those older than the ledger", nullable=True),
     ),
     row_rules=(Rule("to_ts is before from_ts", pl.col("from_ts") <= pl.col("to_ts")),),
     sort=("strategy_id",),

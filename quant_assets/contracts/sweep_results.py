@@ -7,9 +7,9 @@ import polars as pl
 from quant_assets.contracts import backtest_summary
 from quant_assets.contracts.schema import Column, Rule, Table
 
-_PERIOD = ("strategy_id", "version", "from_ts", "to_ts", "created_at")
+_OTHERS = ("strategy_id", "version", "from_ts", "to_ts", "created_at", "trial_id")
 METRICS = tuple(
-    replace(column, nullable=True) for column in backtest_summary.TABLE.columns if column.name not in _PERIOD
+    replace(column, nullable=True) for column in backtest_summary.TABLE.columns if column.name not in _OTHERS
 )
 """The measures of `backtest_summary`, with its costs and cash; those of a combination that lost everything are null."""
 

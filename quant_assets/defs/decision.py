@@ -9,11 +9,14 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
+from quant_assets.backtest import analysis
 from quant_assets.backtest.engine import BacktestResult, buy_and_hold, run
-from quant_assets.backtest.pictures import equity_png, png_markdown
+from quant_assets.backtest.pictures import equity_png, png_markdown, tear_png
 from quant_assets.backtest.report import ReportContext, write_report
 from quant_assets.contracts import (
+    backtest_correlations,
     backtest_equity,
+    backtest_measures,
     backtest_summary,
     backtest_symbols,
     backtest_trades,
@@ -21,6 +24,7 @@ from quant_assets.contracts import (
     predictions,
     targets,
 )
+from quant_assets.contracts.schema import Table
 from quant_assets.core.errors import ConfigError
 from quant_assets.core.settings import Settings
 from quant_assets.defs.automation import when_inputs_are_in
@@ -41,7 +45,17 @@ from quant_assets.warehouse import Warehouse
 
 GROUP = "decision"
 STRATEGY_TAG = "quant/strategy"
-BACKTEST_TABLES = (backtest_summary.TABLE, backtest_trades.TABLE, backtest_equity.TABLE, backtest_symbols.TABLE)
+BACKTEST_TABLES = tuple(
+    module.TABLE
+    for module in (
+        backtest_summary,
+        backtest_trades,
+        backtest_equity,
+        backtest_symbols,
+        backtest_correlations,
+        backtest_measures,
+    )
+)
 
 Strategies = Mapping[str, StrategySpec]
 
@@ -318,10 +332,11 @@ def _nothing_to_test(spec: StrategySpec, warehouse: Warehouse, piece: Piece) -> 
 
 @dataclass(frozen=True)
 class Simulated:
-    """A backtest, the universe bought and held over its period, and its row of the trial ledger."""
+    """A backtest, the universe bought and held over its period, what is stored, and its row of the trial ledger."""
 
     result: BacktestResult
     benchmark: pl.DataFrame
+    tables: dict[Table, pl.DataFrame]
     trial: pl.DataFrame
 
 
@@ -355,23 +370,17 @@ def _backtest(
     returns = result.equity["ret"].to_numpy()[None, :]
     trial = entries.rows([spec], [result.summary["sharpe"]], returns, "backtest", piece.now)
     listed = bars.filter(pl.col("symbol").is_in(list(bounds)))
-    return Simulated(result, buy_and_hold(listed, sessions, result.config.initial_cash), trial)
+    benchmark = buy_and_hold(listed, sessions, result.config.initial_cash)
+    tables = analysis.tables(result, benchmark, bars, piece.now)
+    tables[backtest_summary.TABLE] = tables[backtest_summary.TABLE].with_columns(trial["trial_id"])
+    return Simulated(result, benchmark, tables, trial)
 
 
 def _store_backtests(done: Sequence[Simulated], warehouse: Warehouse, piece: Piece) -> None:
     """All rows of all strategies in one transaction, their trials too; a rerun of the run's step replaces its own."""
-    results = [one.result for one in done]
-    summary = pl.DataFrame(
-        [{**result.summary, "created_at": piece.now} for result in results],
-        schema={column.name: column.polars for column in backtest_summary.TABLE.columns},
-    )
-    frames = {
-        backtest_summary.TABLE: summary,
-        backtest_trades.TABLE: pl.concat([result.trades for result in results]),
-        backtest_equity.TABLE: pl.concat([result.equity for result in results]),
-        backtest_symbols.TABLE: pl.concat([result.symbols for result in results]),
-    }
-    passed = [(table, pass_gate(table, frame, piece)) for table, frame in frames.items()]
+    passed = [
+        (table, pass_gate(table, pl.concat([one.tables[table] for one in done]), piece)) for table in BACKTEST_TABLES
+    ]
     with warehouse.write() as writer:
         for table, rows in passed:
             rows.quarantine(writer, piece)
@@ -385,12 +394,15 @@ def _show(
     """Write the report, and return the run's metadata: headline figures, the equity curve, the report's place."""
     result, benchmark = simulated.result, simulated.benchmark
     first, last = result.summary["from_ts"], result.summary["to_ts"]
+    correlations = simulated.tables[backtest_correlations.TABLE]
     configurations = tried(warehouse, simulated.trial)
     context = ReportContext(
         run_id=piece.run_id,
         strategy=spec.model_dump(mode="json", by_alias=True),
         code_version=code_version("backtest", "strategy", "signals", "portfolio", "models"),
         benchmark=benchmark,
+        correlations=correlations,
+        trials=configurations,
         lineage={
             "strategy file": f"sha256 {spec.source_hash[:16]}",
             **({"experiment": spec.model.experiment_id} if spec.model else {}),
@@ -401,10 +413,13 @@ def _show(
     )
     path = write_report(report_path(settings, spec.strategy_id, piece.run_id), result, context)
     piece.report(f"{spec.strategy_id}: report {path}")
-    picture = equity_png(result.equity, f"{spec.strategy_id} {spec.version}", benchmark)
+    title, config = f"{spec.strategy_id} {spec.version}", result.config
+    picture = equity_png(result.equity, title, benchmark)
+    tear = tear_png(result.equity, title, benchmark, correlations, config.initial_cash, config.year)
     shown = ("cagr", "sharpe", "max_dd", "turnover", "num_trades", "final_equity")
     return {
         "equity curve": dg.MetadataValue.md(png_markdown(picture)),
+        "tear sheet": dg.MetadataValue.md(png_markdown(tear, "rolling Sharpe ratio, drawdown, months, correlations")),
         "report": dg.MetadataValue.path(str(path)),
         "period": f"{first}..{last}",
         "configurations tried in the family": configurations,

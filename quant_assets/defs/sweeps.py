@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from quant_assets.backtest.metrics import expected_best
 from quant_assets.backtest.sweep_pictures import dimensions, sweep_png
 from quant_assets.backtest.sweep_report import (
     SweepContext,
     changes_of,
-    expected_best,
     ranked,
     sharpes_of,
     write_sweep_report,
