@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quant_assets.core.errors import DataError, StrategyError
+from quant_assets.market_data.synthetic import synthetic_bars, synthetic_symbols
 from quant_assets.signals import DonchianInputs
 from quant_assets.strategy import (
     StrategySpec,
@@ -632,3 +633,32 @@ class TestRules:
     ):
         text = RULE if kind == "tsmom" else RULE.replace("tsmom", "donchian").replace("{lookback: 5}", "{entry: 20}")
         assert history(strategy(tmp_path, text).variant({"portfolio.weighting": weighting})) == reach
+
+    @pytest.mark.parametrize(
+        ("kind", "weighting"),
+        [("tsmom", "equal"), ("tsmom", "inverse_vol"), ("tsmom", "hrp"), ("donchian", "equal"), ("bb_rsi", "equal")],
+    )
+    def test_a_slice_decided_from_its_history_equals_the_same_dates_of_the_whole(
+        self, tmp_path: Path, kind: str, weighting: str
+    ):
+        text = RULE.replace("tsmom", kind).replace("  inputs: {lookback: 5}\n", "")
+        spec = strategy(tmp_path, text).variant(
+            {
+                "portfolio.top_k": None,
+                "portfolio.weighting": weighting,
+                "portfolio.risk_window": 15,
+                "portfolio.short": "full",
+            }
+        )
+        bars = synthetic_bars(synthetic_symbols(3), CALENDAR)
+        whole, days = self.decided(spec, bars), list(CALENDAR)
+        cut, end = 66, 70
+        reach = history(spec)
+        kept = days[0 if reach is None else cut - reach]
+        some = bars.filter(pl.col("ts").is_between(kept, days[end - 1]))
+        held = dict(whole.filter(pl.col("asof") == days[cut - 1]).select("symbol", "weight").iter_rows())
+        scores = signal_scores(spec, some, CALENDAR)
+        bounds = dict.fromkeys(sorted(bars["symbol"].unique()), (None, None))
+        part = decide(spec, scores, some, held, days[cut:end], CALENDAR, bounds).targets
+        assert part.height > 0
+        assert part.equals(whole.filter(pl.col("asof").is_between(days[cut], days[end - 1])))
