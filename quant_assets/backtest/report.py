@@ -88,7 +88,7 @@ def render(result: BacktestResult, context: ReportContext) -> str:
         cost_shape=[("", "left"), ("Money", ""), ("Per year, of equity", ""), ("Rate", "")],
         trades=_trade_lines(result),
         lineage=_lineage(result, context),
-        spec=_spec(context.strategy),
+        spec=page.yaml_text(context.strategy),
         method=_METHOD.format(year=config.year),
         **_pictures(result, curve, other, context.benchmark),
         **_measure_tables(found, other is not None),
@@ -465,12 +465,6 @@ def _mechanics(result: BacktestResult) -> list[tuple[str, str]]:
         ("Shorts", f"in drawdowns over {percent(config.hedge_drawdown)}", config.hedge_drawdown is not None),
     )
     return [(name, text) for name, text, used in rules if used]
-
-
-def _spec(strategy: Mapping[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(dict(strategy), sort_keys=False, allow_unicode=True, width=1000).strip()
 
 
 def _times(value: float) -> str:

@@ -1,6 +1,6 @@
 """The page of a backtest's report: its main element as a Jinja template, filled by `report`."""
 
-from quant_assets.core.page import TABLE, template
+from quant_assets.core.page import OPENING, TABLE, template
 
 HEAT = """\
 {% macro heat(heads, rows, last) %}
@@ -19,7 +19,8 @@ HEAT = """\
 """Jinja macro: a heat map with `heads` above and `rows` of cells made by `report.shade`, the last of class `last`."""
 
 _BODY = (
-    TABLE
+    OPENING
+    + TABLE
     + HEAT
     + """\
 <style>
@@ -41,24 +42,8 @@ _BODY = (
 </section>
 {% endmacro %}
 <main>
-<header>
-  <h1>{{ title }}</h1>
-  <p class="sub">Backtest · {{ summary.from_ts }} to {{ summary.to_ts }} · {{ sessions }} sessions
-    · version {{ summary.version }}</p>
-</header>
-{% if description %}<p class="lede">{{ description }}</p>{% endif %}
-
-<section class="tiles" aria-label="Headline figures">
-{% for tile in tiles %}
-  <div class="tile"><span>{{ tile.name }}</span><b>{{ tile.value }}</b><span>{{ tile.note }}</span></div>
-{% endfor %}
-</section>
-
-{% if caveats %}
-<section class="warn" aria-label="Caveats"><ul>
-  {% for caveat in caveats %}<li>{{ caveat }}</li>{% endfor %}
-</ul></section>
-{% endif %}
+{% set period = summary.from_ts ~ " to " ~ summary.to_ts ~ " · " ~ sessions ~ " sessions" %}
+{{ opening(title, "Backtest · " ~ period ~ " · version " ~ summary.version, description, tiles, caveats) }}
 
 <section class="card">
   <div class="head"><h2>Equity</h2>

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from quant_assets.backtest import report, sweep_pictures
+from quant_assets.backtest import sweep_pictures
 from quant_assets.backtest.metrics import expected_best
 from quant_assets.backtest.sweep_pictures import Dimension, label, signed
 from quant_assets.backtest.sweep_report_page import PAGE
@@ -93,7 +93,7 @@ def render(results: pl.DataFrame, context: SweepContext) -> str:
         maps=[_map(rows, columns, sharpes) for columns, rows in list(combinations(found[:3], 2))[:_MAPS]],
         marginals=[{"name": one.name, "svg": Markup(sweep_pictures.marginal_svg(one, sharpes))} for one in found],
         lineage=_lineage(results, context),
-        spec=report._spec(context.strategy),
+        spec=page.yaml_text(context.strategy),
         method=_METHOD,
         **_top(results),
     )

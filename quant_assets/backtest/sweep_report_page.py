@@ -4,7 +4,8 @@ from quant_assets.core import page
 
 PAGE = page.template(
     "sweep",
-    """\
+    page.OPENING
+    + """\
 <style>
 .heat { border-collapse: separate; border-spacing: 3px; table-layout: fixed; font-size: 12.5px; }
 .heat th { border: 0; padding: 4px 6px; text-align: center; }
@@ -14,21 +15,8 @@ PAGE = page.template(
 .heat .loss { color: var(--ink); background: rgb(var(--loss-rgb) / var(--a)); }
 </style>
 <main>
-<header>
-  <h1>{{ title }}</h1>
-  <p class="sub">Parameter sweep · {{ first }} to {{ last }} · {{ sessions }} sessions · version {{ version }}</p>
-</header>
-{% if description %}<p class="lede">{{ description }}</p>{% endif %}
-
-<section class="tiles" aria-label="Headline figures">
-{% for tile in tiles %}
-  <div class="tile"><span>{{ tile.name }}</span><b>{{ tile.value }}</b><span>{{ tile.note }}</span></div>
-{% endfor %}
-</section>
-
-<section class="warn" aria-label="Caveats"><ul>
-  {% for caveat in caveats %}<li>{{ caveat }}</li>{% endfor %}
-</ul></section>
+{% set period = first ~ " to " ~ last ~ " · " ~ sessions ~ " sessions" %}
+{{ opening(title, "Parameter sweep · " ~ period ~ " · version " ~ version, description, tiles, caveats) }}
 
 <section class="card">
   <div class="head"><h2>Distribution</h2><p class="sub">Sharpe ratio of every cell</p></div>

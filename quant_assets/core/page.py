@@ -3,6 +3,7 @@
 A report has a Jinja template, `template(kind, body)`; everything that is put in is escaped on its way.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from quant_assets.core.drawing import THEME
@@ -142,6 +143,30 @@ TABLE = """\
 """Jinja macro: `shape` has (name, class) of each column, `rows` has `cell`s."""
 
 
+OPENING = """\
+{% macro opening(title, sub, description, tiles, caveats) %}
+<header>
+  <h1>{{ title }}</h1>
+  <p class="sub">{{ sub }}</p>
+</header>
+{% if description %}<p class="lede">{{ description }}</p>{% endif %}
+
+<section class="tiles" aria-label="Headline figures">
+{% for tile in tiles %}
+  <div class="tile"><span>{{ tile.name }}</span><b>{{ tile.value }}</b><span>{{ tile.note }}</span></div>
+{% endfor %}
+</section>
+
+{% if caveats %}
+<section class="warn" aria-label="Caveats"><ul>
+  {% for caveat in caveats %}<li>{{ caveat }}</li>{% endfor %}
+</ul></section>
+{% endif %}
+{% endmacro %}
+"""
+"""Jinja macro: what a page begins with; a tile has name, value and note."""
+
+
 def template(kind: str, body: str) -> str:
     """The template of a page whose title ends with `kind`; `body` is its main element."""
     return f"{_HEAD.replace('KIND', kind)}{body}</body>\n</html>\n"
@@ -176,6 +201,13 @@ def percent(value: float | None, digits: int = 1) -> str:
 def ratio(value: float | None, digits: int = 2) -> str:
     """A plain number in so many decimals; a zero has no sign."""
     return NONE if value is None else minus(f"{round(value, digits) + 0.0:,.{digits}f}")
+
+
+def yaml_text(said: Mapping[str, Any]) -> str:
+    """A strategy's file as a page shows it."""
+    import yaml
+
+    return yaml.safe_dump(dict(said), sort_keys=False, allow_unicode=True, width=1000).strip()
 
 
 def _declarations(colours: dict[str, str]) -> str:

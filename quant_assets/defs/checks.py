@@ -445,6 +445,14 @@ def _checks_of(
     return run_checks
 
 
+def check_results(asset: dg.AssetKey, found: Mapping[str, Sequence[str]]) -> list[dg.AssetCheckResult]:
+    """Of checks that an asset makes itself: check -> what it found, nothing where it passed."""
+    return [
+        dg.AssetCheckResult(asset_key=asset, check_name=name, passed=not lines, description="; ".join(lines) or None)
+        for name, lines in found.items()
+    ]
+
+
 def _told(rows: pl.DataFrame, remedy: str) -> str | None:
     """The offending rows in one line."""
     if rows.is_empty():

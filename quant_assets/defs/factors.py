@@ -21,6 +21,7 @@ from quant_assets.core.drawing import png_markdown
 from quant_assets.core.errors import ConfigError, QualityError
 from quant_assets.core.matrices import Matrices, matrices
 from quant_assets.core.settings import Settings
+from quant_assets.defs.checks import check_results
 from quant_assets.defs.failures import failing_clearly
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import code_version
@@ -77,14 +78,7 @@ def factor_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
                 context.add_asset_metadata(metadata, partition_key=version)
                 wrong["contract"] += _contract_broken(version, grid, warehouse)
                 wrong["forward_returns_closed"] += _not_closed(version, grid, warehouse)
-        return dg.MaterializeResult(
-            check_results=[
-                dg.AssetCheckResult(
-                    asset_key=key, check_name=name, passed=not lines, description="; ".join(lines) or None
-                )
-                for name, lines in wrong.items()
-            ]
-        )
+        return dg.MaterializeResult(check_results=check_results(key, wrong))
 
     return [factor_report_asset]
 

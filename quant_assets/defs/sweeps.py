@@ -23,6 +23,7 @@ from quant_assets.contracts.gate import gate
 from quant_assets.core.drawing import png_markdown
 from quant_assets.core.errors import ConfigError, QualityError
 from quant_assets.core.settings import Settings
+from quant_assets.defs.checks import check_results
 from quant_assets.defs.decision import STRATEGY_TAG
 from quant_assets.defs.failures import failing_clearly
 from quant_assets.defs.grid import Grid
@@ -86,14 +87,7 @@ def sweep_assets(grid: Grid, strategies: Mapping[str, StrategySpec], settings: S
                 context.add_asset_metadata(metadata, partition_key=strategy_id)
                 for name, text in found.items():
                     offending[name] += [f"{strategy_id}: {text}"] if text else []
-        return dg.MaterializeResult(
-            check_results=[
-                dg.AssetCheckResult(
-                    asset_key=key, check_name=name, passed=not texts, description="; ".join(texts) or None
-                )
-                for name, texts in offending.items()
-            ]
-        )
+        return dg.MaterializeResult(check_results=check_results(key, offending))
 
     return [sweep_results_asset]
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from quant_assets.core.files import write_whole
-from quant_assets.core.page import NONE, TABLE, cell, percent, ratio, render, template
+from quant_assets.core.page import NONE, OPENING, TABLE, cell, percent, ratio, render, template
 from quant_assets.validation import factor_pictures
 from quant_assets.validation.factor_pictures import ends, means
 from quant_assets.validation.factors import SIGNIFICANT, FactorReport
@@ -33,7 +33,8 @@ _METHOD = (
 )
 
 _BODY = (
-    TABLE
+    OPENING
+    + TABLE
     + """\
 <style>
 .heat { border-collapse: separate; border-spacing: 2px; width: auto; font-size: 12px; }
@@ -66,20 +67,7 @@ _BODY = (
 {%- endfor %}</div>
 {% endmacro %}
 <main>
-<header>
-  <h1>{{ title }}</h1>
-  <p class="sub">Factor report · {{ market }} · {{ first }} to {{ last }}</p>
-</header>
-
-<section class="tiles" aria-label="Headline figures">
-{% for tile in tiles %}
-  <div class="tile"><span>{{ tile.name }}</span><b>{{ tile.value }}</b><span>{{ tile.note }}</span></div>
-{% endfor %}
-</section>
-
-<section class="warn" aria-label="Caveats"><ul>
-  {% for caveat in caveats %}<li>{{ caveat }}</li>{% endfor %}
-</ul></section>
+{{ opening(title, "Factor report · " ~ market ~ " · " ~ first ~ " to " ~ last, "", tiles, caveats) }}
 
 <section class="card">
   <div class="head"><h2>Factors</h2><p class="sub">each at its strongest horizon, {{ shown_note }}</p></div>
