@@ -37,7 +37,7 @@ from quant_assets.market_data.history import adjusted_bars
 from quant_assets.models import walkforward
 from quant_assets.models.spec import ModelSpec
 from quant_assets.models.store import ModelStore
-from quant_assets.strategy.compose import Decisions, decide, history, signal_scores
+from quant_assets.strategy.compose import Decisions, decide, history, rebalance_dates, signal_scores
 from quant_assets.strategy.ledger import Ledger, family, record, tried
 from quant_assets.strategy.spec import StrategySpec
 from quant_assets.strategy.universe import Bounds
@@ -291,9 +291,11 @@ def _decided(
         if reach is None
         else adjusted_bars(warehouse, symbols, first, last, calendar=calendar, lookback=reach)
     )
-    source = signal_source(spec, warehouse, symbols, first, last)
+    sessions = calendar.between(first, last)
+    decided_on = rebalance_dates(spec.rebalance.frequency, sessions, calendar.sessions)
+    source = signal_source(spec, warehouse, symbols, decided_on)
     scores = signal_scores(spec, bars if source is None else source, calendar.sessions, calendar.sessions_per_year)
-    return decide(spec, scores, bars, previous, calendar.between(first, last), calendar.sessions, bounds)
+    return decide(spec, scores, bars, previous, sessions, calendar.sessions, bounds)
 
 
 def period_of(spec: StrategySpec, config: BacktestRun, piece: Piece) -> tuple[date, date]:

@@ -1,6 +1,6 @@
 """What a strategy's signal reads from the warehouse beside bars."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import date
 
 import polars as pl
@@ -8,7 +8,7 @@ import polars as pl
 from quant_assets.contracts import features_daily
 from quant_assets.core.errors import ConfigError
 from quant_assets.features import feature_set
-from quant_assets.strategy.spec import StrategySpec
+from quant_assets.strategy.spec import FactorRank, StrategySpec
 from quant_assets.warehouse import Warehouse
 
 
@@ -25,23 +25,30 @@ def stored_features(version: str, warehouse: Warehouse) -> str:
 
 
 def signal_source(
-    spec: StrategySpec, warehouse: Warehouse, symbols: Collection[str], first: date, last: date
+    spec: StrategySpec,
+    warehouse: Warehouse,
+    symbols: Collection[str],
+    days: Sequence[date],
+    *,
+    whole_set: bool = False,
 ) -> pl.DataFrame | None:
-    """The wide features or the predictions that the signal scores, from `first` to `last`; None for rules.
+    """The feature (or its whole set) or the predictions that the signal scores on sorted `days`; None for rules.
 
     Raises:
         ConfigError: nothing of the feature set was ever stored.
     """
-    if spec.model is not None:
-        return warehouse.query(
-            "SELECT p.symbol, p.ts, p.score, p.calibrated_score FROM predictions p JOIN models m USING (model_id) "
-            "WHERE m.experiment_id = ? AND p.ts BETWEEN ? AND ? AND p.symbol IN (SELECT unnest(?))",
-            [spec.model.experiment_id, first, last, list(symbols)],
-        )
-    if spec.feature_version is None:
+    if spec.rule is not None:
         return None
+    given = [days[0], days[-1], list(days), list(symbols)] if days else [date.max, date.min, [], []]
+    chosen = "ts BETWEEN $1 AND $2 AND ts IN (SELECT unnest($3::DATE[])) AND symbol IN (SELECT unnest($4::VARCHAR[]))"
+    if isinstance(spec.signal, FactorRank):
+        inputs = spec.signal.inputs
+        table = stored_features(inputs.feature_version, warehouse)
+        columns = "*" if whole_set else f'symbol, ts, "{inputs.feature_name}"'
+        return warehouse.query(f"SELECT {columns} FROM {table} WHERE {chosen}", given)
+    assert spec.model is not None
     return warehouse.query(
-        f"SELECT * FROM {stored_features(spec.feature_version, warehouse)} "
-        "WHERE ts BETWEEN ? AND ? AND symbol IN (SELECT unnest(?))",
-        [first, last, list(symbols)],
+        "SELECT p.symbol, p.ts, p.score, p.calibrated_score FROM predictions p JOIN models m USING (model_id) "
+        f"WHERE m.experiment_id = $5 AND {chosen}",
+        [*given, spec.model.experiment_id],
     )

@@ -136,7 +136,7 @@ def _sweep(
     bounds = spec.bounds(grid.universe, settings.strategies_dir / "universes")
     bars = adjusted_bars(warehouse, list(bounds), grid.universe.start, last, calendar=grid.calendar)
     sweep.refuse_unusable(spec, cells.cells, bars, sessions, bounds, settings)
-    sources = _sources(cells.cells, warehouse, bounds, first, last)
+    sources = _sources(cells.cells, warehouse, bounds, sessions)
     report(f"{spec.strategy_id}: sweep of {len(cells.cells):,} cells over {first}..{last}")
     if cells.excluded:
         report(f"{spec.strategy_id}: {cells.excluded:,} combinations left out, e.g. {cells.reason}")
@@ -170,7 +170,7 @@ def _window(spec: StrategySpec, grid: Grid, config: SweepRun, now: datetime) -> 
 
 
 def _sources(
-    cells: Sequence[sweep.Cell], warehouse: Warehouse, symbols: Collection[str], first: date, last: date
+    cells: Sequence[sweep.Cell], warehouse: Warehouse, symbols: Collection[str], sessions: Sequence[date]
 ) -> dict[str, pl.DataFrame]:
     """What the cells' signals read besides bars, as the evaluator names it.
 
@@ -182,11 +182,11 @@ def _sources(
         name = source_of(cell.spec)
         if name is None or name in found:
             continue
-        frame = signal_source(cell.spec, warehouse, symbols, first, last)
+        frame = signal_source(cell.spec, warehouse, symbols, sessions, whole_set=True)
         if frame is None or frame.is_empty():
             raise ConfigError(
                 f"cell {cell.number} ({ledger.canonical(cell.changes)}) reads {name}, of which nothing is stored from "
-                f"{first} to {last}; run `quant pipeline run` on a strategy file with these values first"
+                f"{sessions[0]} to {sessions[-1]}; run `quant pipeline run` on a strategy file with these values first"
             )
         found[name] = frame
     return found

@@ -40,7 +40,8 @@ def adjusted_bars(
             "WHERE symbol IN (SELECT unnest(?)) AND ex_date <= ?",
             [list(symbols), last],
         )
-    bars = bars.sort("symbol" if in_order(bars, ["ts"]) else ["symbol", "ts"], maintain_order=True)
+    by_name = pl.col("symbol").cast(pl.Enum(sorted(symbols)))  # numbers sort faster than texts
+    bars = bars.sort(by_name if in_order(bars, ["ts"]) else [by_name, pl.col("ts")], maintain_order=True)
     return adjust(bars, actions, sources_giving_actions())
 
 
