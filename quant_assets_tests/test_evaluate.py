@@ -51,6 +51,8 @@ def market() -> pl.DataFrame:
 BARS = market()
 FEATURES = compute(BARS, "v1")
 FACTOR = {"type": "factor_rank", "inputs": {"feature_version": "v1", "feature_name": "ret_5d"}}
+MODEL = {"type": "model_score", "model": {"task": "regression", "label": "fwd_ret_20d", "scope": "symbol"}}
+POOLED = {"type": "model_score", "model": {"task": "regression", "label": "fwd_ret_20d", "scope": "universe"}}
 TSMOM = {"type": "tsmom", "inputs": {"lookback": 20, "vol_window": 10}}
 LOOSE = {"max_weight_per_symbol": 1.0, "gross_exposure_cap": 2.0, "turnover_cap": None}
 
@@ -62,20 +64,28 @@ def strategy(signal: dict[str, Any], **sections: Any) -> StrategySpec:
         "universe": {"symbols": list(BOUNDS)},
         "signal": signal,
         "rebalance": {"frequency": "daily"},
-        "portfolio": {"top_k": 2} if signal is FACTOR else {"short": "full"},
+        "portfolio": {"top_k": 2} if signal in (FACTOR, MODEL, POOLED) else {"short": "full"},
         "min_cross_section": 0.5,
         "backtest": {"from": SESSIONS[0]},
     }
     return StrategySpec.model_validate({**said, **sections})
 
 
+PREDICTIONS = FEATURES.select(
+    "symbol", "ts", score=pl.col("ret_5d"), calibrated_score=pl.when(pl.col("ret_1d") > 0).then(pl.col("vol_20d"))
+)
+"""Some rows without a score, some without a calibrated one."""
+SOURCES = {"v1": FEATURES} | {source_of(strategy(one)) or "": PREDICTIONS for one in (MODEL, POOLED)}
+
+
 def evaluator(**arguments: Any) -> Evaluator:
-    return Evaluator(BARS, SESSIONS, CALENDAR, BOUNDS, YEAR, {"v1": FEATURES}, **arguments)
+    return Evaluator(BARS, SESSIONS, CALENDAR, BOUNDS, YEAR, SOURCES, **arguments)
 
 
 def alone(spec: StrategySpec) -> tuple[dict[str, Any], np.ndarray]:
     """What `decide` and `run` make of it."""
-    scores = signal_scores(spec, FEATURES if spec.rule is None else BARS, CALENDAR, YEAR)
+    source = source_of(spec)
+    scores = signal_scores(spec, SOURCES[source] if source else BARS, CALENDAR, YEAR)
     decided = decide(spec, scores, BARS, {}, SESSIONS, CALENDAR, BOUNDS)
     result = run(BARS, decided.targets, SESSIONS, spec.config(YEAR))
     return result.summary, result.equity["ret"].to_numpy()
@@ -98,6 +108,9 @@ def assert_same(specs: list[StrategySpec]) -> None:
         strategy(FACTOR, portfolio={"top_k": 3, "weighting": "inverse_vol"}, supervisor=LOOSE),
         strategy(FACTOR, portfolio={"top_k": 3, "weighting": "score_weighted"}),
         strategy(FACTOR, min_cross_section=1.0),
+        strategy(MODEL),
+        strategy(POOLED, supervisor=LOOSE),
+        strategy(MODEL, portfolio={"top_k": 3, "weighting": "risk_parity", "risk_window": 20}),
         strategy(TSMOM),
         strategy(TSMOM, supervisor=LOOSE, portfolio={"short": "none"}),
         strategy(TSMOM, supervisor=LOOSE, portfolio={"short": "hedge", "hedge_drawdown": 0.01}),
@@ -108,6 +121,12 @@ def assert_same(specs: list[StrategySpec]) -> None:
             TSMOM,
             portfolio={"short": "full", "weighting": "hrp", "risk_window": 20},
             rebalance={"frequency": "monthly"},
+        ),
+        strategy(
+            TSMOM,
+            portfolio={"short": "hedge", "hedge_drawdown": 0.02, "weighting": "risk_parity", "risk_window": 30},
+            rebalance={"frequency": "weekly"},
+            supervisor=LOOSE,
         ),
         strategy({"type": "breakout", "inputs": {"window": 10}}, supervisor={"max_positions": 2}),
         strategy({"type": "donchian"}, supervisor={"score_floor": 0.5}),
@@ -196,3 +215,4 @@ def test_no_configuration_gives_no_row():
 def test_a_signal_says_what_it_reads_besides_bars():
     assert source_of(strategy(FACTOR)) == "v1"
     assert source_of(strategy(TSMOM)) is None
+    assert source_of(strategy(MODEL)) == strategy(MODEL).model.experiment_id

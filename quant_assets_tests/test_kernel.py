@@ -4,13 +4,14 @@ import doctest
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from quant_assets.backtest import metrics, simulation
+from quant_assets.backtest import kernel, metrics, simulation
 from quant_assets.backtest.simulation import REASONS, Mechanics, simulate, simulate_many
 from quant_assets.core.errors import ConfigError, DataError
 from quant_assets.core.matrices import Matrices
@@ -259,15 +260,19 @@ def portfolios(draw):
 
 
 def assert_same_records(ours, theirs):
-    """Fills and trades one by one, equity and statistics: equal to 1e-10."""
+    """Fills and trades one by one, equity and statistics: equal to 1e-10.
+
+    Shares and money of one record to 1e-14 of all that was traded at least: each is a difference of such numbers.
+    """
+    shares, money = np.abs(ours.fills["shares"]).sum(), np.abs(ours.fills["shares"] * ours.fills["price"]).sum()
+    rounding = {"shares": 1e-14 * shares, "fees": 1e-14 * money, "pnl": 1e-10, "ret": 1e-10}
     assert len(ours.fills) == len(theirs.fills)
     assert len(ours.trades) == len(theirs.trades)
     order = ["column", "exit_row", "entry_row", "reason", "side"]
     pairs = [(ours.fills, theirs.fills), (np.sort(ours.trades, order=order), np.sort(theirs.trades, order=order))]
     for mine, other in pairs:
         for name in mine.dtype.names:
-            scale = 1e-7 if name in ("pnl", "ret") else 0.0  # differences of larger numbers
-            np.testing.assert_allclose(mine[name], other[name], rtol=1e-10, atol=scale * 1e-3, err_msg=name)
+            np.testing.assert_allclose(mine[name], other[name], rtol=1e-10, atol=rounding.get(name, 0), err_msg=name)
     np.testing.assert_allclose(ours.equity, theirs.equity, rtol=1e-10)
     for name, values in ours.outcomes.statistics.items():
         np.testing.assert_allclose(values, theirs.outcomes.statistics[name], rtol=1e-8, atol=1e-10, err_msg=name)
@@ -315,6 +320,72 @@ def test_one_symbol_is_what_vectorbt_called_directly_makes_of_it():
         np.testing.assert_allclose(done.trades[ours], trades[theirs], rtol=1e-10)
     np.testing.assert_allclose(done.trades["pnl"], trades["pnl"], rtol=1e-10, atol=1e-9)
     assert done.fills["row"].tolist() == direct.orders.records_arr["idx"].tolist()
+
+
+def test_more_symbols_than_are_computed_at_once_trade_as_in_vectorbt():
+    from quant_assets.backtest import vectorbt_engine
+
+    prices, rows, weights = market(12, symbols=19)
+    given = prices, rows, weights / 2, 1e5, Mechanics(0.0002, 0.001)
+    assert_same_records(simulate(*given), vectorbt_engine.simulate(*given))
+
+
+# --- orders at once -----------------------------------------------------------------------------------------------
+
+
+@numba.njit
+def rationed(book, sequence, cash, fee):
+    count = kernel._sort(book, len(sequence), sequence)
+    return kernel._ration(book, sequence, count, cash, 0.0, fee)
+
+
+amounts = st.floats(0.01, 1e6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([-1.0, 1.0]), amounts), min_size=1, max_size=12),
+    st.floats(0, 1) | st.floats(0, 1e-8),
+    st.sampled_from([0.0, 0.001, 0.1]),
+)
+def test_orders_that_cash_covers_are_not_cut_in_any_sequence(orders, spare, fee):
+    book = np.zeros(-(-len(orders) // kernel.LANES) * kernel.FIELDS * kernel.LANES)
+    tiles = book.reshape(-1, kernel.FIELDS, kernel.LANES)
+    for column, (side, amount) in enumerate(orders):
+        order = tiles[column // kernel.LANES, :, column % kernel.LANES]
+        for field, value in {
+            "VALUE": side * amount,
+            "SIDE": side,
+            "SIZE": amount / 7,
+            "PAID": 7.0,
+            "AMOUNT": amount,
+            "COSTS": fee * amount,
+            "SPENT": side * amount + fee * amount,
+        }.items():
+            order[getattr(kernel, field) // kernel.LANES] = value
+    spent, traded = tiles[:, kernel.SPENT // kernel.LANES].sum(), sum(amount for _, amount in orders)
+    cash = spent + spare * traded
+    assume(kernel._covers(cash, cash - spent, traded))
+    before = book.copy()
+    assert np.isnan(rationed(book, np.empty(len(orders), np.int64), cash, fee))
+    np.testing.assert_array_equal(book, before)
+
+
+def test_the_column_of_a_symbol_changes_no_bit():
+    prices, rows, weights = market(5, symbols=21)
+    mechanics = Mechanics(0.0002, 0.001, stop_loss=0.1)
+    found = []
+    for column in (0, 7, 8, 20):
+        order = np.roll(np.arange(21), column - 3)
+        moved = {
+            name: np.ascontiguousarray(getattr(prices, name)[:, order]) for name in ("open", "high", "low", "close")
+        }
+        only = np.where(order == 3, weights[:, order], np.nan)
+        done = simulate(replace(prices, **moved, last=prices.last[order]), rows, only, 1000.0, mechanics)
+        assert {*done.fills["column"]} == {column}
+        found.append((done.equity.tobytes(), done.trades["pnl"].tobytes(), done.fills["fees"].tobytes()))
+    assert len(done.trades) > 5
+    assert found == [found[0]] * 4
 
 
 # --- many portfolios ----------------------------------------------------------------------------------------------
@@ -376,8 +447,6 @@ def test_threads_change_no_bit():
 
 
 def test_arrays_of_any_layout_run_the_same_compiled_code(tmp_path):
-    from quant_assets.backtest import kernel
-
     prices, rows, weights = market(4)
     expected = simulate(prices, rows, weights, 1000.0, Mechanics()).equity
     np.save(tmp_path / "weights.npy", weights)

@@ -190,7 +190,7 @@ def simulate_many(
     """
     from quant_assets.backtest import kernel
 
-    nothing = np.empty(1, kernel.FILL), np.empty(1, kernel.TRADE), np.empty((0, len(prices.symbols)))
+    nothing = np.empty(0, kernel.FILL), np.empty(0, kernel.TRADE), np.empty((0, len(prices.symbols)))
     return _run(prices, rows, weights, initial_cash, mechanics, *nothing)[0]
 
 
@@ -232,8 +232,9 @@ def _run(
     nights = np.diff(prices.days, prepend=prices.days[:1]).astype(np.int64)
     accounts = np.zeros(count, kernel.ACCOUNT)
     accounts["cash"] = initial_cash
-    equity = np.full((count, sessions), np.nan)
-    terms = np.array([_terms(one) for one in mechanics], kernel.TERMS)
+    equity = np.empty((count, sessions))
+    distinct = {one: _terms(one) for one in dict.fromkeys(mechanics)}
+    terms = np.array([distinct[one] for one in mechanics], kernel.TERMS)
     bars = (prices.open, prices.high, prices.low, prices.close, prices.last)
     inputs = [_frozen(array) for array in (*bars, nights, ends, fills_on, weights, terms)]
     outputs = [accounts, equity, *records]
