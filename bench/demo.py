@@ -15,6 +15,8 @@ from time import perf_counter
 
 from common import ROOT, load, report, temporary_home
 
+from quant_assets.strategy.spec import load_strategies
+
 LIMIT = 60.0
 
 
@@ -41,8 +43,9 @@ def main() -> None:
         environment |= {"NUMBA_CACHE_DIR": str(home / "numba"), "MPLCONFIGDIR": str(home / "matplotlib")}
         environment |= {"PYTHONUNBUFFERED": "1"}
         lines = lines_of([sys.executable, "-m", "quant_assets.cli.app", "pipeline", "run"], environment)
-        strategies = [path.stem for path in sorted((ROOT / "strategies").glob("*.yaml"))]
-        missing = [name for name in strategies if not list((home / "reports" / name).glob("*.html"))]
+        strategies = load_strategies(ROOT / "strategies")
+        shown = [name for name, spec in strategies.items() if spec.universe == "us_tech"]
+        missing = [name for name in shown if not list((home / "reports" / name).glob("*.html"))]
     if missing:
         raise SystemExit(f"no report of {', '.join(missing)}")
     stamps = [0.0, *(stamp for stamp, _ in lines)]
