@@ -15,7 +15,7 @@ from filelock import FileLock
 from quant_assets_tests.command_line import CommandLine, two_months
 from quant_assets_tests.platform import DAGSTERS_OWN, Platform
 
-pytestmark = DAGSTERS_OWN
+pytestmark = [pytest.mark.slow, *DAGSTERS_OWN]
 
 Spoil = Callable[[Platform], None]
 

@@ -36,7 +36,10 @@ from quant_assets.event_log import (
     materialize_partitions,
 )
 
-pytestmark = [pytest.mark.filterwarnings(f"ignore::dagster.{kind}") for kind in ("BetaWarning", "PreviewWarning")]
+pytestmark = [
+    pytest.mark.slow,
+    *(pytest.mark.filterwarnings(f"ignore::dagster.{kind}") for kind in ("BetaWarning", "PreviewWarning")),
+]
 warnings.simplefilter("ignore", dg.BetaWarning)
 
 STOCK = (__name__, "StockInPartitionOrder")

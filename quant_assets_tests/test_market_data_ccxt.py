@@ -30,6 +30,8 @@ from quant_assets.strategy.universe import load_universe
 from quant_assets_tests.exchange import Candle, Exchange, candles
 from quant_assets_tests.standins import Reply
 
+pytestmark = pytest.mark.slow
+
 FIRST = date(2019, 1, 1)
 TODAY = date(2019, 3, 2)
 YESTERDAY = TODAY - timedelta(1)

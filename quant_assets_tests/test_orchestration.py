@@ -37,7 +37,7 @@ from quant_assets_tests.platform import (
 )
 from quant_assets_tests.standins import AlphaVantage, Bar, Reply
 
-pytestmark = DAGSTERS_OWN
+pytestmark = [pytest.mark.slow, *DAGSTERS_OWN]
 
 WEEK_END = date(2023, 1, 10)
 DAYS = [day.isoformat() for day in trading_calendar("XNYS").between(START, WEEK_END)]

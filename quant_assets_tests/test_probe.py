@@ -26,6 +26,8 @@ from quant_assets.strategy.compose import Decisions, decide
 from quant_assets.strategy.probe import Probe, Trainings, Verdict
 from quant_assets.strategy.spec import FactorRank, StrategySpec, load_strategies
 
+pytestmark = pytest.mark.slow
+
 STRATEGIES = load_strategies(Path(__file__).parents[1] / "strategies")
 WEEKDAYS = tuple(day for day in (date(2008, 1, 1) + timedelta(n) for n in range(2400)) if day.weekday() < 5)
 CALENDAR = TradingCalendar("TEST", "UTC", time(16), WEEKDAYS)
@@ -88,7 +90,7 @@ def faulty_features(monkeypatch: pytest.MonkeyPatch) -> FeatureSet:
     return features
 
 
-@pytest.mark.parametrize("version", ["v1", pytest.param("alpha158", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("version", FEATURE_SETS)
 def test_every_shipped_feature_passes_both_detectors(version: str):
     probes = probe.feature_probes(FEATURE_SETS[version])
     assert results(probes) == [("feature", name, "passed") for _ in probes for name in ("look-ahead", "warm-up")]

@@ -28,7 +28,7 @@ from quant_assets_tests.platform import (
     small_platform,
 )
 
-pytestmark = DAGSTERS_OWN
+pytestmark = [pytest.mark.slow, *DAGSTERS_OWN]
 
 SWEEP = {"parameters": {"signal.inputs.lookback": [5, 10, 20], "signal.inputs.vol_window": [10, 20]}}
 WAVES: dict[str, Any] = {
