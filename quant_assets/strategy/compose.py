@@ -190,8 +190,9 @@ def decide(
     # no columns of their own: a sum over more columns may round differently, and a slice must equal its single days
     gone = sorted(symbol for symbol, weight in previous.items() if weight != 0 and symbol not in bounds)
     last = np.array([previous.get(symbol, 0.0) for symbol in symbols], np.float64)
-    judged = np.abs(wanted_score) if sized else score
-    supervised = supervise_dates(judged, proposal.rank, proposal.weight, last, spec.supervisor, top_k, listed)
+    supervised = supervise_dates(
+        wanted_score, proposal.rank, proposal.weight, last, spec.supervisor, top_k, listed, exposure=sized
+    )
     rows = decisions(symbols, score, proposal.rank, supervised, spec.supervisor, top_k, listed)
     targets = rows.select(
         pl.lit(spec.strategy_id).alias("strategy_id"),
