@@ -19,6 +19,7 @@ from quant_assets.defs.jobs import market_job, strategy_jobs
 from quant_assets.defs.market import market_assets
 from quant_assets.defs.resources import resources
 from quant_assets.defs.sweeps import sweep_assets, sweep_jobs
+from quant_assets.defs.validation import validation_assets
 from quant_assets.strategy.spec import StrategySpec, load_strategies
 from quant_assets.strategy.universe import Universe, load_universe
 
@@ -109,6 +110,7 @@ def build(config: Settings) -> dg.Definitions:
         grid, strategies = market.grid, market.strategies
         stage = market_job(grid)
         assets += [*market_assets(grid, config), *decision_assets(grid, strategies, config)]
+        assets += validation_assets(grid, strategies, config)
         assets += [*sweep_assets(grid, strategies, config), *factor_assets(grid, config)]
         checks += asset_checks(grid, strategies)
         jobs += [stage, *strategy_jobs(grid, strategies), *sweep_jobs(grid, strategies), factor_job(grid)]

@@ -33,7 +33,17 @@ STRATEGIES = ("forest", "ranks")
 COINS = ("BTC/USDT", "ETH/USDT")
 COINS_START, COINS_END = date(2023, 1, 1), date(2023, 4, 30)
 MARKET_ASSETS = ("ohlcv", "features_daily", "labels")
-DECISION_ASSETS = ("predictions", "targets", "backtest_summary")
+DECISION_ASSETS = ("predictions", "targets", "backtest_summary", "validation")
+SHORT_PLAN = {
+    "min_oos_days": 30,
+    "train_days": 60,
+    "test_days": 20,
+    "step_days": 10,
+    "purge": 1,
+    "blocks": 4,
+    "resamples": 100,
+}
+"""Section `validation` of a strategy file for the half year that the small market's backtests take."""
 PATIENCE = 180.0
 """Seconds after which a process counts as hanging."""
 
@@ -259,16 +269,16 @@ def bars_of(symbol: str, first: date = START, last: date = END, scale: float = 1
 
 
 def contents(warehouse: Warehouse, tables: Sequence[str] = tuple(TABLES)) -> dict[str, pl.DataFrame]:
-    """The contracts' tables by name, without run_id and the *_at columns, sorted by all columns that are left."""
+    """The contracts' tables by name, without run ids and the *_at columns, sorted by all columns that are left."""
     found = {}
     for name in tables:
-        left_out = [c.name for c in TABLES[name].all_columns if c.name == "run_id" or c.name.endswith("_at")]
+        left_out = [c.name for c in TABLES[name].all_columns if c.name.endswith(("run_id", "_at"))]
         found[name] = warehouse.query(f"SELECT * FROM {name}").drop(left_out).sort(pl.all(), nulls_last=True)
     return found
 
 
 def same_tables(one: Warehouse, other: Warehouse, tables: Sequence[str] = tuple(TABLES)) -> None:
-    """Assert that two warehouses are the same: equal to the last bit apart from run_id and the *_at columns."""
+    """Assert that two warehouses are the same: equal to the last bit apart from run ids and the *_at columns."""
     left, right = contents(one, tables), contents(other, tables)
     for name in tables:
         assert left[name].equals(right[name]), f"{name} differs:\n{_differing(left[name], right[name])}"

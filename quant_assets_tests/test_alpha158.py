@@ -15,6 +15,8 @@ from polars.testing import assert_frame_equal
 from quant_assets.features import FeatureSet, feature_set
 from quant_assets.validation.leakage import look_ahead, warm_up
 
+pytestmark = pytest.mark.slow
+
 ALPHA158 = feature_set("alpha158")
 WINDOWS = (5, 10, 20, 30, 60)
 FIRST = date(2020, 1, 1)

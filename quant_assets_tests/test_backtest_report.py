@@ -16,6 +16,8 @@ from quant_assets.backtest.engine import BacktestConfig, buy_and_hold, run
 from quant_assets.backtest.report import ReportContext, render, write_report
 from quant_assets.core.costs import Costs
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<script>alert('$x$')</script>"
 
 

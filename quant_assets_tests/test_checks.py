@@ -140,7 +140,15 @@ def test_every_check_has_a_name_of_its_own_and_says_what_it_is_for():
     for one in CHECKS.values():
         assert len({check.name for check in one}) == len(one)
         assert all(check.doc for check in one)
-    assert set(CHECKS) == {"ohlcv", "features_daily", "labels", "predictions", "targets", "backtest_summary"}
+    assert set(CHECKS) == {
+        "ohlcv",
+        "features_daily",
+        "labels",
+        "predictions",
+        "targets",
+        "backtest_summary",
+        "validation",
+    }
 
 
 @pytest.mark.parametrize("asset", CHECKS)

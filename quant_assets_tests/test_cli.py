@@ -41,6 +41,8 @@ COMMANDS = [
     ["score"],
     ["recommend"],
     ["backtest"],
+    ["validate"],
+    ["verdicts"],
     ["sweep"],
     ["compare"],
     ["trials"],
@@ -324,7 +326,7 @@ def test_bars_that_passed_their_checks_are_not_fetched_again_by_the_pipeline(qua
     assert "ohlcv ..." not in said.err
     assert [sorted(key.to_user_string() for key in run.asset_selection or ()) for run in quant.runs()[1:]] == [
         ["features_daily", "labels"],
-        ["backtest_summary", "predictions", "targets"],
+        ["backtest_summary", "predictions", "targets", "validation"],
     ]
 
 
@@ -490,7 +492,7 @@ def test_daily_makes_the_session_that_is_new_and_nothing_else(done: CommandLine)
     extend(done.platform, last)
     said = done("daily", "-s", "ranks", "--asof", str(last))
     assert "partitions: ohlcv 3, features_daily 3, labels 3" in said.out
-    assert "partitions: predictions 1, targets 1, backtest_summary 1" in said.out
+    assert "partitions: predictions 1, targets 1, backtest_summary 1, validation 1" in said.out
     assert len(done.runs()) == before + 2
     assert count(done.platform, f"SELECT count(*) FROM ohlcv WHERE ts = DATE '{last}'") == 3
 

@@ -9,7 +9,8 @@ import pytest
 
 from quant_assets.defs.decision import BACKTEST_TABLES
 from quant_assets.defs.launch import PIPELINE_TAG
-from quant_assets_tests.platform import Platform, contents, same_tables, small_platform
+from quant_assets.defs.validation import VALIDATION_TABLES
+from quant_assets_tests.platform import SHORT_PLAN, Platform, contents, same_tables, small_platform
 
 pytestmark = pytest.mark.slow
 
@@ -17,7 +18,7 @@ PIPELINE = ("pipeline", "run", "--strategy", "forest")
 LOCK_TIMEOUT = {"QUANT_LOCK_TIMEOUT_SECONDS": "20"}
 """A rerun that waits for a lock of the dead one's fails."""
 
-SET_TABLES = tuple(table.name for table in BACKTEST_TABLES)
+SET_TABLES = tuple(table.name for table in (*BACKTEST_TABLES, *VALIDATION_TABLES))
 
 KILLED_AT_COMMIT = """
 import os, signal, sys
@@ -71,6 +72,7 @@ main()
 def unharmed(tmp_path_factory: pytest.TempPathFactory) -> Platform:
     """A platform whose pipeline ran through."""
     platform = small_platform(tmp_path_factory.mktemp("platform"))
+    platform.write_strategy("forest", validation=SHORT_PLAN)
     platform.quant(*PIPELINE)
     return platform
 
@@ -89,7 +91,7 @@ def by_command(platform: Platform) -> list[list[dg.DagsterRun]]:
 
 
 def check_finished(platform: Platform, unharmed: Platform, killed: int) -> None:
-    """`killed` pipelines died and the last one came through: same tables, one set of backtest rows, its own."""
+    """`killed` pipelines died and the last one came through: same tables, one backtest and validation, its own."""
     same_tables(platform.warehouse, unharmed.warehouse)
     *dead, finished = by_command(platform)
     assert len(dead) == killed
@@ -105,8 +107,8 @@ def check_finished(platform: Platform, unharmed: Platform, killed: int) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [r"2/3 BBB", r"model 5 of \d+: .* trained", r"forest: report"],
-    ids=["ingest", "training", "backtest"],
+    [r"2/3 BBB", r"model 5 of \d+: .* trained", r"forest: report", r"deflated Sharpe"],
+    ids=["ingest", "training", "backtest", "validation"],
 )
 def test_a_pipeline_killed_at_a_progress_line_and_run_again_leaves_the_tables_of_one_never_killed(
     unharmed: Platform, line: str, request: pytest.FixtureRequest
@@ -128,6 +130,8 @@ def test_a_pipeline_killed_at_commit_after_commit_gets_there_in_the_end(unharmed
         "after predictions",
         "before backtest_summary",
         "after backtest_summary",
+        "before validation_results",
+        "after validation_results",
     ]
     for point in points:
         died = platform.kill_when(lambda _: False, [sys.executable, "-c", KILLED_AT_COMMIT, point, *PIPELINE])
@@ -136,7 +140,9 @@ def test_a_pipeline_killed_at_commit_after_commit_gets_there_in_the_end(unharmed
     check_finished(platform, unharmed, killed=len(points))
 
 
-def test_a_second_pipeline_leaves_the_same_tables_and_one_more_set_of_backtest_rows(unharmed: Platform) -> None:
+def test_a_second_pipeline_leaves_the_same_tables_and_one_more_set_of_backtest_and_validation_rows(
+    unharmed: Platform,
+) -> None:
     platform = beside(unharmed, "twice")
     shutil.copytree(unharmed.home, platform.home)
     platform.quant(*PIPELINE, "--force")

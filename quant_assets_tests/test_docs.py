@@ -9,7 +9,9 @@ import pytest
 import typer
 
 from quant_assets.cli.app import app
+from quant_assets.cli.validation import MEASURES
 from quant_assets.core.settings import PROJECT_ROOT, Settings
+from quant_assets.strategy import load_strategies
 
 README = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted([*PROJECT_ROOT.glob("*.md"), *(PROJECT_ROOT / "docs").rglob("*.md")])
@@ -105,3 +107,32 @@ def test_the_decisions_are_numbered_without_gaps() -> None:
     assert [page.name[:4] for page in pages] == [f"{number:04d}" for number in range(1, len(pages) + 1)]
     titles = [page.read_text(encoding="utf-8").splitlines()[0] for page in pages]
     assert [title[2:6] for title in titles] == [page.name[:4] for page in pages]
+
+
+def test_the_table_of_verdicts_is_one_that_the_command_prints() -> None:
+    (table,) = re.findall(r"^\| strategy \| IS/OOS.*?\n\n", README, re.MULTILINE | re.DOTALL)
+    title, _, *rows = table.strip().splitlines()
+    assert title == f"| {' | '.join(['strategy', *MEASURES.values()])} |"
+    demo = [name for name, spec in load_strategies(PROJECT_ROOT / "strategies").items() if spec.universe == "us_tech"]
+    cells = [row.strip("| ").split(" | ") for row in rows]
+    assert [name for name, *_ in cells] == demo
+    assert {words.split()[-1] for _, *judged in cells for words in judged} <= {"pass", "caution", "fail"}
+
+
+def test_the_power_that_the_readme_claims_is_the_one_that_was_measured() -> None:
+    measured = (PROJECT_ROOT / "docs" / "validation.md").read_text(encoding="utf-8")
+    shares = r" (\d+) % \|" * 3
+    claimed = re.findall(rf"^\| (?:all of them noise|one with a true [^|]*) \|{shares}$", README, re.MULTILINE)
+    ((*found,),) = re.findall(r"^\| 100 trials over ten years \|" + r" (\d+) \|" * 6 + "$", measured, re.MULTILINE)
+    assert [list(one) for one in claimed] == [found[:3], found[3:]]
+
+
+def test_every_finding_of_the_doctor_is_documented() -> None:
+    page = (PROJECT_ROOT / "docs" / "validation.md").read_text(encoding="utf-8").split("## The doctor")[1]
+    code = "".join(
+        (PROJECT_ROOT / "quant_assets" / folder / "doctor.py").read_text(encoding="utf-8")
+        for folder in ("validation", "strategy")
+    )
+    named = re.findall(r'(?:Finding\(|yield _\w+\(|name = )\s*"([a-z_]+)"', code)
+    assert len(named) > 15
+    assert [name for name in named if f"`{name}`" not in page] == []

@@ -16,6 +16,8 @@ from quant_assets.strategy.probe import made_bars
 from quant_assets.strategy.spec import StrategySpec, load_strategies
 from quant_assets.strategy.universe import load_universe
 
+pytestmark = pytest.mark.slow
+
 FOLDER = PROJECT_ROOT / "strategies"
 UNIVERSES = {path.stem: load_universe(path) for path in (FOLDER / "universes").glob("*.yaml")}
 SHIPPED = load_strategies(FOLDER)

@@ -18,6 +18,8 @@ from quant_assets.strategy.compose import decide, signal_scores
 from quant_assets.strategy.evaluate import Evaluator, source_of
 from quant_assets.strategy.spec import StrategySpec
 
+pytestmark = pytest.mark.slow
+
 YEAR = 252
 HISTORY, LENGTH = 70, 130
 CALENDAR = [day for n in range(400) if (day := date(2020, 1, 1) + timedelta(n)).weekday() < 5]

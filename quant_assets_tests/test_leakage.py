@@ -14,6 +14,8 @@ from quant_assets.features import FEATURE_SETS, FeatureSet
 from quant_assets.labels import LABEL_SETS, LabelSet
 from quant_assets.validation.leakage import Finding, look_ahead, warm_up
 
+pytestmark = pytest.mark.slow
+
 FIRST = date(2020, 1, 1)
 LABEL_KEYS = ("symbol", "ts", "label_name")
 

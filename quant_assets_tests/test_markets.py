@@ -344,4 +344,4 @@ def test_strategies_of_both_markets_in_one_command_bring_their_markets_along(
     small.write_coins(end=date(2023, 2, 1))
     said = quant("daily", "--market", "coins", "--asof", "2023-02-01")
     assert "partitions: coins/ohlcv 2, coins/features_daily 2, coins/labels 2" in said.out
-    assert "partitions: coins/predictions 1, coins/targets 1, coins/backtest_summary 1" in said.out
+    assert "partitions: coins/predictions 1, coins/targets 1, coins/backtest_summary 1, coins/validation 1" in said.out

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from quant_assets.backtest.metrics import expected_best
 from quant_assets.backtest.sweep_pictures import dimensions, distribution_svg, grid_of, marginal_svg, sweep_png
 from quant_assets.backtest.sweep_report import SweepContext, ranked, render
 from quant_assets.contracts import TABLES
+from quant_assets.validation.sharpe import expected_best
 
 CHANGES = [{"a.x": x, "a.y": y, "a.same": 1} for x in (1, 2, 3) for y in ("slow", "fast")]
 SHARPES = np.array([0.1, 0.2, 0.4, 0.5, 0.8, float("nan")])

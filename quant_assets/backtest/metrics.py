@@ -9,18 +9,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+
+from quant_assets.validation.sharpe import NO_SPREAD, annual_ratios, sharpes, spreads
 
 Array = npt.NDArray[np.float64]
 
 YEAR = 252
 """Sessions per year of an exchange; a market that never closes has 365."""
-
-_EULER = 0.5772156649015329
-_NO_SPREAD = 1e-12  # below it a standard deviation is rounding, not risk
 
 
 def cagr(growth: float, sessions: int, year: int = YEAR) -> float | None:
@@ -42,7 +40,7 @@ def volatility(returns: Array, year: int = YEAR) -> float | None:
         >>> round(volatility(np.array([0.01, -0.01])), 12) == round(0.01 * math.sqrt(2) * math.sqrt(252), 12)
         True
     """
-    return _known(_spread(returns[None]) * math.sqrt(year))
+    return _known(spreads(returns[None]) * math.sqrt(year))
 
 
 def sharpe(returns: Array, year: int = YEAR) -> float | None:
@@ -53,11 +51,6 @@ def sharpe(returns: Array, year: int = YEAR) -> float | None:
         True
     """
     return _known(sharpes(returns[None], year))
-
-
-def sharpes(returns: Array, year: int = YEAR) -> Array:
-    """`sharpe` of many: (curves, sessions) to (curves,); NaN where undefined."""
-    return _ratio(np.mean(returns, axis=1), _spread(returns), year)
 
 
 def sortino(returns: Array, year: int = YEAR) -> float | None:
@@ -71,7 +64,7 @@ def sortino(returns: Array, year: int = YEAR) -> float | None:
         True
     """
     many = returns[None]
-    return _known(_ratio(np.mean(many, axis=1), _downside(many), year)) if len(returns) else None
+    return _known(annual_ratios(np.mean(many, axis=1), _downside(many), year)) if len(returns) else None
 
 
 def drawdowns(equity: Array, initial: float) -> Array:
@@ -126,11 +119,11 @@ def measures(equity: Array, initial: float, year: int = YEAR) -> dict[str, Array
     returns = returns_of(equity, initial)
     growth = _cagr(equity[:, -1] / initial, equity.shape[1], year)
     worst = drawdowns(equity, initial).min(axis=1)
-    mean, spread = np.mean(returns, axis=1), _spread(returns)
+    mean, spread = np.mean(returns, axis=1), spreads(returns)
     return {
         "cagr": growth,
-        "sharpe": _ratio(mean, spread, year),
-        "sortino": _ratio(mean, _downside(returns), year),
+        "sharpe": annual_ratios(mean, spread, year),
+        "sortino": annual_ratios(mean, _downside(returns), year),
         "calmar": _calmar(growth, worst),
         "max_dd": worst,
         "vol": spread * math.sqrt(year),
@@ -151,22 +144,12 @@ def _cagr(growth: Array, sessions: int, year: int) -> Array:
 
 
 def _calmar(growth: Array, worst: Array) -> Array:
-    falls = worst <= -_NO_SPREAD
+    falls = worst <= -NO_SPREAD
     return np.where(falls, growth / np.where(falls, -worst, 1.0), np.nan)
-
-
-def _spread(returns: Array) -> Array:
-    """Per curve of (curves, sessions)."""
-    return np.std(returns, axis=1, ddof=1) if returns.shape[1] > 1 else np.full(len(returns), np.nan)
 
 
 def _downside(returns: Array) -> Array:
     return np.sqrt(np.mean(np.minimum(returns, 0.0) ** 2, axis=1))
-
-
-def _ratio(mean: Array, risk: Array, year: int) -> Array:
-    risky = risk >= _NO_SPREAD
-    return np.where(risky, mean / np.where(risky, risk, 1.0) * math.sqrt(year), np.nan)
 
 
 def annual_turnover(per_session: Array, year: int = YEAR) -> float:
@@ -225,25 +208,8 @@ def rolling_sharpe(returns: Array, window: int = YEAR, year: int = YEAR) -> Arra
         return np.empty(0)
     views = np.lib.stride_tricks.sliding_window_view(returns, window)
     spread = views.std(axis=1, ddof=1)
-    flat = spread < _NO_SPREAD
+    flat = spread < NO_SPREAD
     return np.where(flat, 0.0, views.mean(axis=1) / np.where(flat, 1.0, spread)) * math.sqrt(year)
-
-
-def expected_best(count: int, sessions: int, year: int) -> float:
-    """Expected highest annualised Sharpe ratio of so many independent trials whose true one is zero.
-
-    sqrt(year / sessions) x ((1 - g) Z(1 - 1/n) + g Z(1 - 1/(n e))), g Euler's constant, Z the normal quantile. Bailey
-    and López de Prado, "The Deflated Sharpe Ratio" (2014), with the standard error of a Sharpe ratio of zero.
-
-    Example:
-        >>> round(expected_best(1000, 2520, 252), 2)
-        1.03
-    """
-    if count < 2:
-        return 0.0
-    normal = NormalDist()
-    highest = (1 - _EULER) * normal.inv_cdf(1 - 1 / count) + _EULER * normal.inv_cdf(1 - 1 / (count * math.e))
-    return math.sqrt(year / sessions) * highest
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +234,7 @@ def worst_drawdowns(days: Sequence[date], equity: Array, initial: float, count: 
         datetime.date(2024, 1, 3)
     """
     depth = drawdowns(equity, initial)
-    under = np.concatenate(([False], depth < -_NO_SPREAD, [False]))
+    under = np.concatenate(([False], depth < -NO_SPREAD, [False]))
     steps = np.flatnonzero(under[1:] != under[:-1])
     falls = []
     for start, end in zip(steps[::2].tolist(), steps[1::2].tolist(), strict=True):

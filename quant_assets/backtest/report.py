@@ -16,6 +16,7 @@ from quant_assets.backtest.report_page import PAGE
 from quant_assets.core import page
 from quant_assets.core.files import write_whole
 from quant_assets.core.page import NONE, cell, minus, percent, ratio
+from quant_assets.validation.sharpe import expected_best
 
 FEW_TRADES = 30
 """Below so many closed trades the figures say little; the report warns."""
@@ -206,7 +207,7 @@ def _trials(count: int, sessions: int, year: int) -> str:
     before = f"{count - 1:,} other configuration{'s' if count > 2 else ''} of this family "
     if count < MANY_TRIALS:
         return before + f"{'were' if count > 2 else 'was'} evaluated too: the best of several looks better than it is."
-    luck = ratio(metrics.expected_best(count, sessions, year))
+    luck = ratio(expected_best(count, sessions, year))
     return (
         before
         + f"were evaluated too: a result picked from {count:,} is biased upwards. The best of as many without any "

@@ -1,6 +1,6 @@
 """The page of a backtest's report: its main element as a Jinja template, filled by `report`."""
 
-from quant_assets.core.page import OPENING, TABLE, template
+from quant_assets.core.page import CLOSING, OPENING, TABLE, template
 
 HEAT = """\
 {% macro heat(heads, rows, last) %}
@@ -20,6 +20,7 @@ HEAT = """\
 
 _BODY = (
     OPENING
+    + CLOSING
     + TABLE
     + HEAT
     + """\
@@ -33,12 +34,6 @@ _BODY = (
 <section class="card">
   <div class="head"><h2>{{ title }}</h2><p class="sub">{{ note }}</p></div>
   {% if svg %}<div class="scroll">{{ svg }}</div>{% else %}<p class="none">{{ missing }}</p>{% endif %}
-</section>
-{% endmacro %}
-{% macro definitions(title, lines) %}
-<section class="card">
-  <div class="head"><h2>{{ title }}</h2></div>
-  <dl>{% for name, value in lines %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 </section>
 {% endmacro %}
 <main>
@@ -120,7 +115,10 @@ _BODY = (
   <div class="head"><h2>Costs</h2><p class="sub">already paid in every figure</p></div>
   {{ table(cost_shape, cost_rows) }}
 </section>
-{{ definitions("Trades", trades) }}
+<section class="card">
+  <div class="head"><h2>Trades</h2></div>
+  {{ definitions(trades) }}
+</section>
 </div>
 
 <section class="card">
@@ -134,15 +132,7 @@ _BODY = (
   {% if trade_rows %}{{ table(trade_shape, trade_rows) }}{% else %}<p class="none">There was no trade.</p>{% endif %}
 </section>
 
-<div class="pair">
-{{ definitions("Lineage", lineage) }}
-<section class="card">
-  <div class="head"><h2>Configuration</h2></div>
-  <pre>{{ spec }}</pre>
-</section>
-</div>
-
-<p class="hint">{{ method }}</p>
+{{ closing(lineage, spec, method) }}
 </main>
 """
 )

@@ -13,11 +13,11 @@ import numpy.typing as npt
 import polars as pl
 
 from quant_assets.backtest import sweep_pictures
-from quant_assets.backtest.metrics import expected_best
 from quant_assets.backtest.sweep_pictures import Dimension, label, signed
 from quant_assets.backtest.sweep_report_page import PAGE
 from quant_assets.core import page
 from quant_assets.core.files import write_whole
+from quant_assets.validation.sharpe import expected_best
 
 Array = npt.NDArray[np.float64]
 

@@ -5,6 +5,7 @@ from quant_assets.core import page
 PAGE = page.template(
     "sweep",
     page.OPENING
+    + page.CLOSING
     + """\
 <style>
 .heat { border-collapse: separate; border-spacing: 3px; table-layout: fixed; font-size: 12.5px; }
@@ -62,18 +63,7 @@ PAGE = page.template(
   </tbody></table></div>
 </section>
 
-<div class="pair">
-<section class="card">
-  <div class="head"><h2>Lineage</h2></div>
-  <dl>{% for name, value in lineage %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
-</section>
-<section class="card">
-  <div class="head"><h2>Configuration</h2></div>
-  <pre>{{ spec }}</pre>
-</section>
-</div>
-
-<p class="hint">{{ method }}</p>
+{{ closing(lineage, spec, method) }}
 </main>
 """,
 )

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from quant_assets.cli import console, research
+from quant_assets.cli import console, research, validation
 from quant_assets.cli.options import (
     COST,
     ISO,
@@ -29,6 +29,8 @@ from quant_assets.cli.options import (
 )
 from quant_assets.cli.session import DECISION_ASSETS, MARKET_ASSETS, MarketView, environment, session
 from quant_assets.core.errors import ConfigError, QuantError
+
+_BOTH_STAGES = ("ohlcv", "labels", "predictions", "targets", "backtest_summary", "validation_results", "quarantine")
 
 
 class Commands(TyperGroup):
@@ -65,8 +67,12 @@ app.add_typer(symbols_app, name="symbols")
 app.add_typer(pipeline_app, name="pipeline")
 app.add_typer(check_app, name="check")
 app.add_typer(db_app, name="db")
-for command in (research.sweep, research.trials, research.factors, research.compare):
-    app.command(command.__name__)(command)
+for module, names in (
+    (research, ("sweep", "trials", "factors", "compare")),
+    (validation, ("validate", "verdicts")),
+):
+    for name in names:
+        app.command(name)(getattr(module, name))
 
 
 @app.command("env")
@@ -252,9 +258,11 @@ def backtest(
                 engine=engine,
                 symbols=market.symbols(symbols) if symbols else None,
             )
-            runs.append(market.launcher.run(["backtest_summary"], low, high, [spec.strategy_id], config=config))
+            runs.append(
+                market.launcher.run(["backtest_summary", "validation"], low, high, [spec.strategy_id], config=config)
+            )
     _summaries([run.run_id for run in runs])
-    session.finish(runs, ["backtest_summary", "backtest_trades"])
+    session.finish(runs, ["backtest_summary", "backtest_trades", "validation_results", "backtest_findings"])
 
 
 @pipeline_app.command("run")
@@ -279,7 +287,7 @@ def pipeline_run(
     for one, _ in chosen:
         _symbols_table(one)
     _summaries([run.run_id for run in runs])
-    session.finish(runs, ["ohlcv", "labels", "predictions", "targets", "backtest_summary", "quarantine"])
+    session.finish(runs, _BOTH_STAGES)
     console.say("look around: `make dev`, then http://127.0.0.1:3000 (Dagster: assets, runs, checks, equity curves)")
 
 
@@ -290,7 +298,7 @@ def daily(strategy: StrategiesOption = None, asof: AsOf = None, market: MarketOp
     for one, specs in session.chosen(strategy, market):
         runs += _catch_up(one, specs, one.day(as_date(asof)))
     _summaries([run.run_id for run in runs])
-    session.finish(runs, ["ohlcv", "labels", "predictions", "targets", "backtest_summary", "quarantine"])
+    session.finish(runs, _BOTH_STAGES)
 
 
 @app.command("runs")
@@ -449,6 +457,7 @@ def _catch_up(market: MarketView, specs: list[Any], day: date) -> list[Any]:
     for spec in specs:
         first = min(high, max(spec.backtest.first, universe.start))
         config = _backtest_config(market, first, high)
+        config["ops"][market.grid.op("validation")] = {"config": {"carry": True}}
         runs.append(market.launcher.run(DECISION_ASSETS, low, high, [spec.strategy_id], config=config))
     return runs
 
@@ -497,7 +506,14 @@ def _tables_of(assets: tuple[str, ...]) -> list[str]:
 
 def _summaries(run_ids: list[str]) -> None:
     rows = session.warehouse.query(
-        "SELECT * FROM backtest_summary WHERE run_id IN (SELECT unnest(?)) ORDER BY strategy_id", [run_ids]
+        "WITH tried AS (SELECT s.*, t.configuration FROM backtest_summary s LEFT JOIN trials t USING (trial_id)), "
+        "judged AS (SELECT strategy_id, version, from_ts, configuration, "
+        "arg_max(v.verdict, (v.to_ts, v.created_at)) AS verdict FROM tried "
+        "JOIN validation_results v USING (strategy_id, version, from_ts) "
+        "WHERE v.backtest_run_id = tried.run_id AND method = 'verdict' GROUP BY ALL) "
+        "SELECT * FROM tried LEFT JOIN judged USING (strategy_id, version, from_ts, configuration) "
+        "WHERE run_id IN (SELECT unnest(?)) ORDER BY strategy_id",
+        [run_ids],
     )
     found = rows.to_dicts()
     if not found:
@@ -512,6 +528,7 @@ def _summaries(run_ids: list[str]) -> None:
         "slippage_bps": "{:g}".format,
         "initial_cash": "{:,.0f}".format,
         "final_equity": "{:,.0f}".format,
+        "verdict": str,
     }
     console.table(
         "backtests",

@@ -81,7 +81,8 @@ def changed(runs: "Sequence[Launched]", tables: Sequence[tuple[str, int, int]] =
         cells = ", ".join(f"{asset} {count:,}" for asset, count in one.cells.items()) or "none"
         say(f"run {one.run_id}: {'succeeded' if one.succeeded else 'FAILED'}; partitions: {cells}")
         for check in one.failed_checks:
-            say(f"  check {check.name} " + ("FAILED" if check.blocking else f"warns: {check.words}"))
+            told = "FAILED" if check.blocking else f"{'fails' if check.grave else 'warns'}: {check.words}"
+            say(f"  check {check.name} {told}")
     if tables:
         say("rows written (held): " + ", ".join(f"{name} {new:,} ({held:,})" for name, new, held in tables))
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from quant_assets.warehouse import Warehouse
 
 MARKET_ASSETS = ("ohlcv", "features_daily", "labels")
-DECISION_ASSETS = ("predictions", "targets", "backtest_summary")
+DECISION_ASSETS = ("predictions", "targets", "backtest_summary", "validation")
 
 
 def environment(config: Settings) -> dict[str, str]:

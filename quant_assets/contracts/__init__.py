@@ -3,6 +3,7 @@
 from quant_assets.contracts import (
     backtest_correlations,
     backtest_equity,
+    backtest_findings,
     backtest_measures,
     backtest_summary,
     backtest_symbols,
@@ -21,6 +22,8 @@ from quant_assets.contracts import (
     sweep_results,
     targets,
     trials,
+    validation_curves,
+    validation_results,
 )
 from quant_assets.contracts.schema import Column, Rule, Table
 
@@ -42,6 +45,9 @@ TABLES: dict[str, Table] = {
         backtest_measures,
         sweep_results,
         trials,
+        validation_results,
+        validation_curves,
+        backtest_findings,
         factor_summary,
         factor_ic,
         factor_quantiles,

@@ -166,6 +166,27 @@ OPENING = """\
 """
 """Jinja macro: what a page begins with; a tile has name, value and note."""
 
+CLOSING = """\
+{% macro definitions(lines) %}
+  <dl>{% for name, value in lines %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
+{% endmacro %}
+{% macro closing(lineage, spec, method) %}
+<div class="pair">
+<section class="card">
+  <div class="head"><h2>Lineage</h2></div>
+  {{ definitions(lineage) }}
+</section>
+<section class="card">
+  <div class="head"><h2>Configuration</h2></div>
+  <pre>{{ spec }}</pre>
+</section>
+</div>
+
+<p class="hint">{{ method }}</p>
+{% endmacro %}
+"""
+"""Jinja macros: what a page ends with, and a list of names with their values."""
+
 
 def template(kind: str, body: str) -> str:
     """The template of a page whose title ends with `kind`; `body` is its main element."""

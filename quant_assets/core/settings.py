@@ -2,14 +2,22 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from quant_assets.core.errors import ConfigError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
+
+def _pair(text: object) -> object:
+    return tuple(text.split(",")) if isinstance(text, str) else text
+
+
+Limits = Annotated[tuple[float, float], NoDecode, BeforeValidator(_pair)]
+"""Where `pass` ends and where `fail` begins; in the environment with a comma between."""
 
 
 class Settings(BaseSettings):
@@ -48,6 +56,22 @@ class Settings(BaseSettings):
     """Memory for the results of the cells that a worker computes together."""
     dask_address: str | None = None
     """Scheduler of the Dask cluster, such as tcp://10.0.0.1:8786."""
+    validation_degradation: Limits = (0.30, 0.50)
+    """Loss of Sharpe ratio out of sample, as a share of that in sample."""
+    validation_wfa_sharpe: Limits = (1.0, 0.5)
+    """Sharpe ratio of the joined walk-forward curve."""
+    validation_wfa_consistency: Limits = (0.70, 0.50)
+    """Share of walk-forward windows that made money."""
+    validation_pbo: Limits = (0.30, 0.50)
+    """Probability of backtest overfitting."""
+    validation_deflated_sharpe: Limits = (1.0, 0.5)
+    """Sharpe ratio less the best that as many trials would show by luck, annualised."""
+    validation_deflated_probability: Limits = (0.95, 0.80)
+    """Probability that the true Sharpe ratio is above that."""
+    validation_max_age_days: int = Field(default=30, ge=0)
+    """A run of a single date keeps a verdict on the same configuration whose last session is at most so old."""
+    validation_gate: bool = False
+    """Whether targets of a strategy whose last verdict is `fail` are rejected (flag V1)."""
 
     @property
     def warehouse_path(self) -> Path:
@@ -73,7 +97,7 @@ def settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
+        name = "_".join(part for part in first["loc"] if isinstance(part, str)).upper()
         name = name if name.startswith("ALPHA_VANTAGE_API") else f"QUANT_{name}"
         raise ConfigError(
             f"{name}: {first['msg']} (got {first['input']!r}); correct it in the environment or .env"

@@ -395,12 +395,20 @@ CHECKS: dict[str, Sequence[Check]] = {
         _named(accounts_do_not_add_up, blocking=True),
         _named(few_trades),
     ],
+    "validation": [
+        *_both(TABLES["validation_results"], lambda scope: scope.backtests("validation_results")),
+        *(
+            replace(one, name=f"{one.name}_findings")
+            for one in _both(TABLES["backtest_findings"], lambda scope: scope.backtests("backtest_findings"))
+        ),
+    ],
 }
-"""Asset -> its checks. Adding one is a function that returns the offending rows, and a line here.
+"""Asset -> its checks, but for those that it makes itself.
 
-A market adds to those of features_daily the `feature_contracts` of each of its sets.
+Adding one is a function that returns the offending rows, and a line here. A market adds to those of features_daily
+the `feature_contracts` of each of its sets.
 """
-_OF_STRATEGIES = ("predictions", "targets", "backtest_summary")
+_OF_STRATEGIES = ("predictions", "targets", "backtest_summary", "validation")
 
 
 def asset_checks(grid: Grid, strategies: Mapping[str, StrategySpec]) -> list[dg.AssetChecksDefinition]:

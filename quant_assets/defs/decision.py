@@ -31,13 +31,13 @@ from quant_assets.defs.automation import when_inputs_are_in
 from quant_assets.defs.context import Piece, attach, pass_gate, piece_of
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import code_version
-from quant_assets.defs.sources import signal_source, stored_features
-from quant_assets.features import feature_set
+from quant_assets.defs.sources import labelled_features, signal_source
 from quant_assets.market_data.history import adjusted_bars
 from quant_assets.models import walkforward
 from quant_assets.models.spec import ModelSpec
 from quant_assets.models.store import ModelStore
 from quant_assets.strategy.compose import Decisions, decide, history, rebalance_dates, signal_scores
+from quant_assets.strategy.gate import FLAG, gated, own_verdict
 from quant_assets.strategy.ledger import Ledger, family, record, tried
 from quant_assets.strategy.spec import StrategySpec
 from quant_assets.strategy.universe import Bounds
@@ -58,6 +58,13 @@ BACKTEST_TABLES = tuple(
 )
 
 Strategies = Mapping[str, StrategySpec]
+
+
+class TargetRun(dg.Config):
+    """How targets are approved in one run."""
+
+    gate: bool | None = None
+    """Whether those of a strategy whose last verdict is `fail` are rejected; none: as QUANT_VALIDATION_GATE says."""
 
 
 class BacktestRun(dg.Config):
@@ -129,7 +136,7 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
         model_store: dg.ResourceParam[ModelStore],
     ) -> dg.MaterializeResult:
         with piece_of(context, grid) as piece:
-            _refuse_other_strategies(context, piece)
+            refuse_other_strategies(context, piece)
             done: dict[str, dict[str, object]] = {}
             for strategy_id in piece.slice.keys:
                 spec = strategies[strategy_id].model
@@ -149,12 +156,13 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
         **common,
     )
     def targets_asset(
-        context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]
+        context: dg.AssetExecutionContext, config: TargetRun, warehouse: dg.ResourceParam[Warehouse]
     ) -> dg.MaterializeResult:
+        gate = settings.validation_gate if config.gate is None else config.gate
         with piece_of(context, grid) as piece:
-            _refuse_other_strategies(context, piece)
+            refuse_other_strategies(context, piece)
             for strategy_id, cell in zip(piece.slice.keys, piece.last_cells, strict=True):
-                attach(context, [cell], _target(strategies[strategy_id], warehouse, piece, settings))
+                attach(context, [cell], _target(strategies[strategy_id], warehouse, piece, settings, gate))
             return dg.MaterializeResult()
 
     @dg.asset(
@@ -169,7 +177,7 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
         context: dg.AssetExecutionContext, config: BacktestRun, warehouse: dg.ResourceParam[Warehouse]
     ) -> dg.MaterializeResult:
         with piece_of(context, grid) as piece:
-            _refuse_other_strategies(context, piece)
+            refuse_other_strategies(context, piece)
             done: list[Simulated] = []
             for strategy_id, cell in zip(piece.slice.keys, piece.last_cells, strict=True):
                 spec = config.applied_to(strategies[strategy_id])
@@ -186,7 +194,12 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
     return [predictions_asset, targets_asset, backtest_summary_asset]
 
 
-def _refuse_other_strategies(context: dg.AssetExecutionContext, piece: Piece) -> None:
+def refuse_other_strategies(context: dg.AssetExecutionContext, piece: Piece) -> None:
+    """Refuse partitions of other strategies in a strategy's own job.
+
+    Raises:
+        ConfigError: there is one.
+    """
     only = context.run.tags.get(STRATEGY_TAG)
     others = [name for name in piece.slice.keys if only and name != only]
     if others:
@@ -199,17 +212,7 @@ def _predict(spec: ModelSpec, warehouse: Warehouse, store: ModelStore, piece: Pi
     """Walk forward over the slice for one experiment on all the market's symbols; store models and predictions."""
     first, last = piece.slice.first, piece.slice.last
     symbols = piece.grid.universe.names
-    names = feature_set(spec.feature_version).names
-    wide = stored_features(spec.feature_version, warehouse)
-    values = warehouse.query(
-        f"SELECT symbol, ts, {', '.join(names)} FROM {wide} WHERE ts <= ? AND symbol IN (SELECT unnest(?))",
-        [last, list(symbols)],
-    )
-    known = warehouse.query(
-        "SELECT symbol, ts, label_value, known_on, horizon FROM labels "
-        "WHERE label_name = ? AND label_version = ? AND known_on <= ? AND symbol IN (SELECT unnest(?))",
-        [spec.label, spec.label_version, last, list(symbols)],
-    )
+    values, known = labelled_features(spec, warehouse, symbols, last)
     existing = warehouse.query("SELECT * FROM models WHERE experiment_id = ?", [spec.experiment_id])
     walked = walkforward.run(
         spec, values, known, symbols, piece.grid.calendar.sessions, first, last, store, existing, piece.report
@@ -240,18 +243,23 @@ def _predict(spec: ModelSpec, warehouse: Warehouse, store: ModelStore, piece: Pi
     return metadata
 
 
-def _target(spec: StrategySpec, warehouse: Warehouse, piece: Piece, settings: Settings) -> dict[str, object]:
+def _target(
+    spec: StrategySpec, warehouse: Warehouse, piece: Piece, settings: Settings, gate: bool
+) -> dict[str, object]:
     """Decide every rebalance of the slice for one strategy and store the targets."""
     first, last = piece.slice.first, piece.slice.last
     grid = piece.grid
-    bounds = spec.bounds(grid.universe, settings.strategies_dir / "universes")
+    universes = settings.strategies_dir / "universes"
+    bounds = spec.bounds(grid.universe, universes)
     previous = warehouse.query(
         'SELECT symbol, weight FROM targets WHERE strategy_id = $1 AND version = $2 AND approved AND "asof" = '
         '(SELECT max("asof") FROM targets WHERE strategy_id = $1 AND version = $2 AND "asof" < $3)',
         [spec.strategy_id, spec.version, first],
     )
     decided = _decided(spec, bounds, first, last, dict(previous.iter_rows()), warehouse, grid)
-    passed = pass_gate(targets.TABLE, decided.targets.with_columns(generated_at=pl.lit(piece.now)), piece)
+    verdict = own_verdict(warehouse, spec, grid.universe, grid.calendar, universes) if gate else None
+    wanted = gated(decided.targets, verdict)
+    passed = pass_gate(targets.TABLE, wanted.with_columns(generated_at=pl.lit(piece.now)), piece)
     with warehouse.write() as writer:
         passed.quarantine(writer, piece)
         writer.replace(
@@ -268,6 +276,9 @@ def _target(spec: StrategySpec, warehouse: Warehouse, piece: Piece, settings: Se
         "rebalances": rebalances,
         "approved": int(passed.good["approved"].sum()),
     }
+    if held_back := int(passed.good["risk_flags"].list.contains(FLAG).sum()):
+        piece.report(f"{spec.strategy_id}: {held_back} target(s) held back, its last verdict is fail")
+        metadata["held back by the verdict"] = held_back
     if decided.skipped:
         metadata["skipped"] = dg.MetadataValue.md(
             "\n".join(f"- {one.asof}: {one.reason}" for one in decided.skipped[:50])
@@ -351,13 +362,13 @@ def _backtest(
     bounds = spec.bounds(grid.universe, settings.strategies_dir / "universes")
     if config.symbols is None:
         decided = warehouse.query(
-            'SELECT "asof", symbol, weight, approved FROM targets WHERE strategy_id = $1 AND version = $2 '
+            'SELECT "asof", symbol, weight, approved, risk_flags FROM targets WHERE strategy_id = $1 AND version = $2 '
             'AND "asof" <= $4 AND "asof" >= coalesce('
             '(SELECT max("asof") FROM targets WHERE strategy_id = $1 AND version = $2 AND "asof" <= $3), $3) '
             'ORDER BY "asof", symbol',
             [spec.strategy_id, spec.version, first, last],
         )
-    else:
+    if config.symbols is not None or decided["risk_flags"].list.contains(FLAG).any():
         decided = _decided(spec, bounds, first, last, {}, warehouse, grid).targets
     if decided.is_empty():
         raise ConfigError(

@@ -30,6 +30,7 @@ from quant_assets.defs.grid import PARTITION, Grid
 from quant_assets.defs.jobs import MARKET_JOB
 from quant_assets.defs.market import GROUP as MARKET
 from quant_assets.defs.progress import listening
+from quant_assets.defs.validation import VALIDATION_TABLES
 from quant_assets.warehouse import Warehouse
 
 PIPELINE_TAG = "quant/pipeline"
@@ -50,6 +51,8 @@ class FailedCheck:
     name: str
     blocking: bool
     words: str
+    grave: bool = False
+    """An error; the others are warnings."""
 
 
 @dataclass
@@ -104,7 +107,7 @@ class Launcher:
         return other
 
     def fail_dead_runs(self) -> list[str]:
-        """Mark runs as failed whose process is gone, and drop the backtest rows they left. Returns their ids."""
+        """Mark runs as failed whose process is gone, and drop their backtests and validations. Returns their ids."""
         unfinished = self.instance.get_runs(
             dg.RunsFilter(
                 statuses=[
@@ -119,7 +122,7 @@ class Launcher:
             self.instance.report_run_failed(run, "its process is gone (killed, or the machine went down)")
         if dead:
             with self._warehouse.write() as writer:
-                for table in BACKTEST_TABLES:
+                for table in (*BACKTEST_TABLES, *VALIDATION_TABLES):
                     writer.delete(table, "run_id IN (SELECT unnest(?))", [[run.run_id for run in dead]])
         return [run.run_id for run in dead]
 
@@ -353,8 +356,9 @@ def _failed_check(event: dg.DagsterEvent) -> FailedCheck | None:
     if evaluation.passed:
         return None
     name = f"{evaluation.asset_key.to_user_string()}.{evaluation.check_name}"
-    blocking = bool(evaluation.blocking) and evaluation.severity == dg.AssetCheckSeverity.ERROR
-    return FailedCheck(name, blocking, evaluation.description or "see the asset's Checks tab")
+    grave = evaluation.severity == dg.AssetCheckSeverity.ERROR
+    words = evaluation.description or "see the asset's Checks tab"
+    return FailedCheck(name, bool(evaluation.blocking) and grave, words, grave)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""What a strategy's signal reads from the warehouse beside bars."""
+"""What a strategy's signal, and its model's training, read from the warehouse beside bars."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import date
 
 import polars as pl
@@ -8,6 +8,8 @@ import polars as pl
 from quant_assets.contracts import features_daily
 from quant_assets.core.errors import ConfigError
 from quant_assets.features import feature_set
+from quant_assets.models.spec import ModelSpec
+from quant_assets.strategy.evaluate import source_of
 from quant_assets.strategy.spec import FactorRank, StrategySpec
 from quant_assets.warehouse import Warehouse
 
@@ -52,3 +54,48 @@ def signal_source(
         f"WHERE m.experiment_id = $5 AND {chosen}",
         [*given, spec.model.experiment_id],
     )
+
+
+def sources_of(
+    specs: Iterable[StrategySpec], warehouse: Warehouse, symbols: Collection[str], sessions: Sequence[date]
+) -> dict[str, pl.DataFrame]:
+    """What the signals of variants of a strategy read besides bars, as `Evaluator` names it.
+
+    Raises:
+        ConfigError: features that are not stored, or a model without predictions in the window.
+    """
+    found: dict[str, pl.DataFrame] = {}
+    for spec in specs:
+        name = source_of(spec)
+        if name is None or name in found:
+            continue
+        frame = signal_source(spec, warehouse, symbols, sessions, whole_set=True)
+        if frame is None or frame.is_empty():
+            raise ConfigError(
+                f"{spec.strategy_id} or a cell of its sweep reads {name}, of which nothing is stored "
+                f"from {sessions[0]} to {sessions[-1]}; run `quant pipeline run` on a file with these values first"
+            )
+        found[name] = frame
+    return found
+
+
+def labelled_features(
+    spec: ModelSpec, warehouse: Warehouse, symbols: Collection[str], last: date
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """All features of the model's set, and its label's values, that were known on `last`.
+
+    Raises:
+        ConfigError: nothing of the feature set was ever stored.
+    """
+    columns = ", ".join(f'"{name}"' for name in feature_set(spec.feature_version).names)
+    values = warehouse.query(
+        f"SELECT symbol, ts, {columns} FROM {stored_features(spec.feature_version, warehouse)} "
+        "WHERE ts <= ? AND symbol IN (SELECT unnest(?))",
+        [last, list(symbols)],
+    )
+    known = warehouse.query(
+        "SELECT symbol, ts, label_value, known_on, horizon FROM labels "
+        "WHERE label_name = ? AND label_version = ? AND known_on <= ? AND symbol IN (SELECT unnest(?))",
+        [spec.label, spec.label_version, last, list(symbols)],
+    )
+    return values, known

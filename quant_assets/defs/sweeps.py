@@ -1,6 +1,6 @@
 """Parameter sweeps as an asset: one partition per strategy file that has a `sweep` section."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from quant_assets.backtest.metrics import expected_best
 from quant_assets.backtest.sweep_pictures import dimensions, sweep_png
 from quant_assets.backtest.sweep_report import (
     SweepContext,
@@ -29,11 +28,12 @@ from quant_assets.defs.failures import failing_clearly
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import code_version
 from quant_assets.defs.progress import reporter
-from quant_assets.defs.sources import signal_source
+from quant_assets.defs.sources import sources_of
 from quant_assets.market_data.history import adjusted_bars
 from quant_assets.strategy import ledger, sweep
-from quant_assets.strategy.evaluate import Evaluator, source_of
+from quant_assets.strategy.evaluate import Evaluator
 from quant_assets.strategy.spec import StrategySpec
+from quant_assets.validation.sharpe import expected_best
 from quant_assets.warehouse import Warehouse
 
 GROUP = "research"
@@ -60,7 +60,8 @@ def sweep_assets(grid: Grid, strategies: Mapping[str, StrategySpec], settings: S
     if not sweeps:
         return []
     key = grid.key(ASSET)
-    inputs = ["ohlcv"] if all(spec.rule is not None for spec in sweeps.values()) else ["ohlcv", "features_daily"]
+    read = {"features_daily": lambda spec: spec.feature_version, "predictions": lambda spec: spec.model}
+    inputs = ["ohlcv", *(name for name, of in read.items() if any(map(of, sweeps.values())))]
 
     @dg.asset(
         key=key,
@@ -136,7 +137,7 @@ def _sweep(
     bounds = spec.bounds(grid.universe, settings.strategies_dir / "universes")
     bars = adjusted_bars(warehouse, list(bounds), grid.universe.start, last, calendar=grid.calendar)
     sweep.refuse_unusable(spec, cells.cells, bars, sessions, bounds, settings)
-    sources = _sources(cells.cells, warehouse, bounds, sessions)
+    sources = sources_of((cell.spec for cell in cells.cells), warehouse, bounds, sessions)
     report(f"{spec.strategy_id}: sweep of {len(cells.cells):,} cells over {first}..{last}")
     if cells.excluded:
         report(f"{spec.strategy_id}: {cells.excluded:,} combinations left out, e.g. {cells.reason}")
@@ -167,29 +168,6 @@ def _window(spec: StrategySpec, grid: Grid, config: SweepRun, now: datetime) -> 
     newest = grid.last_closed(now)
     last = min(days[1] or spec.backtest.last or newest, newest)
     return grid.calendar.snap(max(days[0] or spec.backtest.first, grid.universe.start), last)
-
-
-def _sources(
-    cells: Sequence[sweep.Cell], warehouse: Warehouse, symbols: Collection[str], sessions: Sequence[date]
-) -> dict[str, pl.DataFrame]:
-    """What the cells' signals read besides bars, as the evaluator names it.
-
-    Raises:
-        ConfigError: features that are not stored, or a model without predictions in the window.
-    """
-    found: dict[str, pl.DataFrame] = {}
-    for cell in cells:
-        name = source_of(cell.spec)
-        if name is None or name in found:
-            continue
-        frame = signal_source(cell.spec, warehouse, symbols, sessions, whole_set=True)
-        if frame is None or frame.is_empty():
-            raise ConfigError(
-                f"cell {cell.number} ({ledger.canonical(cell.changes)}) reads {name}, of which nothing is stored from "
-                f"{sessions[0]} to {sessions[-1]}; run `quant pipeline run` on a strategy file with these values first"
-            )
-        found[name] = frame
-    return found
 
 
 def _checked(results: pl.DataFrame, cells: int) -> dict[str, str]:

@@ -159,6 +159,13 @@ def is_trainable(spec: ModelSpec, rows: Rows) -> bool:
     return spec.task == "regression" or len(np.unique(_target(spec, rows))) == 2
 
 
+def untrainable(spec: ModelSpec, rows: Rows) -> str:
+    """Why no model is trained on these labelled rows; empty where one is."""
+    if len(rows) < spec.min_train_rows:
+        return f"{len(rows)} labelled rows known, min_train_rows is {spec.min_train_rows}"
+    return "" if is_trainable(spec, rows) else f"all {len(rows)} labels known are of one class"
+
+
 def load_booster(text: str) -> Any:
     """A `lightgbm.Booster` from its text."""
     import lightgbm

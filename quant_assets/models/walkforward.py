@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import polars as pl
@@ -22,9 +22,9 @@ from quant_assets.models.training import (
     Rows,
     fingerprint,
     fit,
-    is_trainable,
     one_blas_thread,
     raw_scores,
+    untrainable,
 )
 
 UNIVERSE = "universe"
@@ -40,6 +40,7 @@ PREDICTIONS_SCHEMA = pl.Schema(
         "calibrated_score": pl.Float64,
     }
 )
+SCORES_SCHEMA = pl.Schema({name: PREDICTIONS_SCHEMA[name] for name in ("symbol", "ts", "score", "calibrated_score")})
 MODELS_SCHEMA = pl.Schema(
     {
         "model_id": pl.String,
@@ -61,6 +62,17 @@ MODELS_SCHEMA = pl.Schema(
 _WORKERS = min(8, os.cpu_count() or 1)
 _EPOCH = date(1970, 1, 1)
 _NEVER = np.iinfo(np.int32).max
+
+
+class Told(Protocol):
+    """What a training came to."""
+
+    @property
+    def message(self) -> str: ...
+
+
+Task = TypeVar("Task")
+Outcome = TypeVar("Outcome", bound=Told)
 
 
 @dataclass(frozen=True)
@@ -141,8 +153,8 @@ def run(
         raise ConfigError(f"dates reversed: from {first} is after to {last}; swap them")
     if not sessions or max(sessions) < last:
         raise ConfigError(f"sessions end before {last}, the last date to predict; pass a calendar that reaches it")
-    names = _feature_names(spec, features)
-    groups = _groups(spec, features, labels, symbols, names, last)
+    names = feature_names(spec, features)
+    groups = rows_by_scope(spec, features, labels, symbols, names, last)
     known = {row["model_id"]: row for row in existing.select(MODELS_SCHEMA.names()).to_dicts()}
     dates = training_dates(spec, sessions)
     tasks = list(_tasks(groups, dates, first, last))
@@ -152,14 +164,7 @@ def run(
             f"sessions before {dates[0] if dates else last}: no {spec.retrain} training date lies before them"
         )
 
-    done = []
-    step = partial(_step, spec, names, store, known)
-    with one_blas_thread(), ThreadPoolExecutor(_WORKERS) as pool:
-        for at, outcome in enumerate(pool.map(step, tasks), start=1):
-            done.append(outcome)
-            if progress:
-                progress(f"model {at} of {len(tasks)}: {outcome.message}")
-
+    done = side_by_side(partial(_step, spec, names, store, known), tasks, progress)
     used = [outcome for outcome in done if outcome.model is not None]
     new = [outcome for outcome in used if outcome.trained]
     frames = [outcome.predictions for outcome in used if outcome.predictions is not None]
@@ -171,6 +176,19 @@ def run(
         trained=len(new),
         skipped=skipped + [outcome.message for outcome in done if outcome.model is None],
     )
+
+
+def side_by_side(
+    step: Callable[[Task], Outcome], tasks: Sequence[Task], progress: Callable[[str], None] | None = None
+) -> list[Outcome]:
+    """`step` of each training task on threads, told and returned in the order of the tasks."""
+    done = []
+    with one_blas_thread(), ThreadPoolExecutor(_WORKERS) as pool:
+        for at, outcome in enumerate(pool.map(step, tasks), start=1):
+            done.append(outcome)
+            if progress:
+                progress(f"model {at} of {len(tasks)}: {outcome.message}")
+    return done
 
 
 @dataclass(frozen=True)
@@ -193,10 +211,8 @@ class _Outcome:
 def _step(spec: ModelSpec, names: Sequence[str], store: ModelStore, known: dict[str, Any], task: _Task) -> _Outcome:
     training = known_rows(spec, task.rows, task.training_date)
     label = f"{task.scope} {task.training_date}"
-    if len(training) < spec.min_train_rows:
-        return _Outcome(f"{label}: {len(training)} labelled rows known, min_train_rows is {spec.min_train_rows}")
-    if not is_trainable(spec, training):
-        return _Outcome(f"{label}: all {len(training)} labels known are of one class")
+    if reason := untrainable(spec, training):
+        return _Outcome(f"{label}: {reason}")
     digest = fingerprint(spec, task.scope, task.training_date, names, training)
     model_id = f"m_{digest[:16]}"
     model = known.get(model_id)
@@ -225,13 +241,15 @@ def _step(spec: ModelSpec, names: Sequence[str], store: ModelStore, known: dict[
             "sha256": sha256,
         }
     message = f"{label}: {'reused' if reuse else 'trained'}, {len(training)} rows"
-    return _Outcome(message, model, _predict(spec, model_id, text, metrics, task), trained=not reuse)
+    wanted = task.rows.take((task.rows.ts >= task.first) & (task.rows.ts <= task.last))
+    named = predict(spec, text, metrics, wanted).with_columns(model_id=pl.lit(model_id), task_id=pl.lit(spec.task_id))
+    return _Outcome(message, model, named.select(PREDICTIONS_SCHEMA.names()), trained=not reuse)
 
 
-def _predict(spec: ModelSpec, model_id: str, text: str, metrics: dict[str, Any], task: _Task) -> pl.DataFrame:
+def predict(spec: ModelSpec, text: str, metrics: dict[str, Any], rows: Rows) -> pl.DataFrame:
+    """SCORES_SCHEMA: scores of `rows`, in their order, by a fitted model."""
     from scipy.special import expit
 
-    rows = task.rows.take((task.rows.ts >= task.first) & (task.rows.ts <= task.last))
     raw = raw_scores(text, rows.x)
     calibrated: Floats | None = None
     if metrics["calibration"] is not None:
@@ -240,12 +258,10 @@ def _predict(spec: ModelSpec, model_id: str, text: str, metrics: dict[str, Any],
         {
             "symbol": pl.Series(rows.names, dtype=pl.String).gather(rows.symbol),
             "ts": pl.Series(rows.ts, dtype=pl.Int32).cast(pl.Date),
-            "model_id": [model_id] * len(rows),
-            "task_id": [spec.task_id] * len(rows),
             "score": expit(raw) if spec.task == "classification" else raw,
             "calibrated_score": calibrated,
         },
-        schema=PREDICTIONS_SCHEMA,
+        schema=SCORES_SCHEMA,
     )
 
 
@@ -260,7 +276,12 @@ def _tasks(groups: dict[str, Rows], dates: Sequence[date], first: date, last: da
                 yield _Task(scope, training_date, rows, _day(begin), _day(end))
 
 
-def _feature_names(spec: ModelSpec, features: pl.DataFrame) -> list[str]:
+def feature_names(spec: ModelSpec, features: pl.DataFrame) -> list[str]:
+    """The columns of `features` that the spec's models read, sorted.
+
+    Raises:
+        ConfigError: one that is not there.
+    """
     have = sorted(set(features.columns) - {"symbol", "ts"})
     missing = sorted(set(spec.features or ()) - set(have))
     if missing or not have:
@@ -271,7 +292,7 @@ def _feature_names(spec: ModelSpec, features: pl.DataFrame) -> list[str]:
     return list(spec.features) if spec.features else have
 
 
-def _groups(
+def rows_by_scope(
     spec: ModelSpec,
     features: pl.DataFrame,
     labels: pl.DataFrame,
@@ -279,7 +300,11 @@ def _groups(
     names: list[str],
     last: date,
 ) -> dict[str, Rows]:
-    """Rows up to `last` per scope, features joined to the labels they are to predict."""
+    """Rows up to `last` per scope, features joined to the labels they are to predict.
+
+    Raises:
+        DataError: a duplicate (symbol, ts), or a label known on or before the session it describes.
+    """
     wanted = tuple(sorted(set(symbols)))
     mine = pl.col("symbol").is_in(wanted)
     code = pl.col("symbol").cast(pl.Enum(wanted)).to_physical().cast(pl.Int32)

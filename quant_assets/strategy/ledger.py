@@ -15,14 +15,19 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from pydantic import ValidationError
 
 from quant_assets.contracts import trials
+from quant_assets.core.errors import ConfigError
 from quant_assets.strategy.spec import StrategySpec
+from quant_assets.validation.assessment import Trials
 from quant_assets.warehouse import Warehouse, Writer
 
 Source = Literal["backtest", "sweep"]
 
-_IDENTITY = {"strategy_id", "version", "description", "universe", "sweep"}
+_MOST_RETURNS = 2_000
+
+_IDENTITY = {"strategy_id", "version", "description", "universe", "sweep", "validation"}
 NOT_CHOSEN = {"backtest": ("from", "to", "initial_cash"), "execution": ("engine",)}
 """Per section what makes no other configuration: the window, the size of the account, which of two equal engines."""
 
@@ -70,6 +75,37 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
+def as_run(
+    spec: StrategySpec, params: str, window: tuple[date, date], initial_cash: float, own: Collection[str]
+) -> StrategySpec:
+    """The strategy as a trial had it: its file may have been changed since, or overridden for the run.
+
+    Args:
+        spec: the file, for what a trial does not say: names, sweep, validation.
+        params: `configuration` of the trial, as JSON.
+        window: first and last session.
+        own: symbols of the file's universe.
+
+    Raises:
+        ConfigError: the trial is of a version of the program whose strategy files said other things.
+    """
+    said = json.loads(params)
+    symbols = said.pop("symbols")
+    kept = {name: getattr(spec, name) for name in sorted(_IDENTITY)}
+    first, last = window
+    backtest = {**said.pop("backtest", {}), "from": f"{first}", "to": f"{last}", "initial_cash": initial_cash}
+    written = spec.model_dump(mode="json", by_alias=True, include=_IDENTITY)
+    try:
+        run = StrategySpec.model_validate_json(canonical({**written, **said, "backtest": backtest}))
+    except ValidationError as error:
+        raise ConfigError(
+            f"{spec.strategy_id}: the backtest's configuration is none of this version's ({error.errors()[0]['msg']}); "
+            "run the backtest again"
+        ) from None
+    run = run.model_copy(update=kept)
+    return run if sorted(own) == symbols else run.only(symbols)
+
+
 @dataclass(frozen=True)
 class Ledger:
     """Where the trials of one strategy file and its variants are entered.
@@ -85,6 +121,25 @@ class Ledger:
     def trial_id(self, spec: StrategySpec) -> str:
         """The id of `spec` as a trial."""
         return trial_id(self.family, configuration_id(configuration(spec, self.symbols)), self.first, self.last)
+
+    def known(self, warehouse: Warehouse, sessions: int) -> Trials:
+        """What was tried in the family so far, each configuration once, by what it showed last.
+
+        Of the returns over this ledger's window at most 2,000 are read, the same ones each time.
+        """
+        count, sharpes = warehouse.query(
+            "SELECT count(*), list(sharpe ORDER BY configuration) FILTER (sharpe IS NOT NULL) FROM "
+            "(SELECT configuration, "
+            "arg_max(sharpe, (first_seen_at, trial_id)) AS sharpe FROM trials WHERE family = ? GROUP BY configuration)",
+            [self.family],
+        ).row(0)
+        aligned = warehouse.query(
+            "SELECT returns FROM trials WHERE family = ? AND from_ts = ? AND to_ts = ? AND len(returns) = ? "
+            "ORDER BY trial_id LIMIT ?",
+            [self.family, self.first, self.last, sessions, _MOST_RETURNS],
+        )["returns"]
+        returns = aligned.explode().to_numpy().astype(np.float64).reshape(-1, sessions)
+        return Trials(count, np.array(sharpes or [], np.float64), np.nan_to_num(returns, nan=0.0))
 
     def rows(
         self,

@@ -30,6 +30,7 @@ from quant_assets.portfolio.weighting import WEIGHTINGS, Weighting
 from quant_assets.signals import BbRsiInputs, BreakoutInputs, DonchianInputs, FactorRankInputs, TsmomInputs
 from quant_assets.strategy.universe import Bounds, Name, Symbol, Universe, Version, distinct, load_universe
 from quant_assets.strategy.yaml_file import Document, Section, explain, read, validate
+from quant_assets.validation.plan import ValidationPlan
 
 SCHEMA_FILE = "strategy.schema.json"
 
@@ -242,6 +243,7 @@ class StrategySpec(Section):
     execution: Execution = Execution()
     backtest: Backtest
     sweep: Sweep | None = None
+    validation: ValidationPlan = ValidationPlan()
 
     _document: Document | None = PrivateAttr(default=None)
 

@@ -139,15 +139,15 @@ def search(
     code_version: str,
     sources: Mapping[str, pl.DataFrame] | None = None,
 ) -> Search:
-    """The sweep with its id: a hash of what the strategy says (but for version and description), its `sweep` section,
-    the window, the data, and the code that evaluates them. Where any of these differs it is another sweep.
+    """The sweep with its id: a hash of what the strategy computes, its `sweep` section, the window, the data, and the
+    code that evaluates them. Where any of these differs it is another sweep.
 
     Args:
         bars: adjusted, as the evaluator reads them.
         code_version: a fingerprint of the code.
         sources: what the evaluator reads besides.
     """
-    said = spec.model_dump(mode="json", by_alias=True, exclude={"version", "description"})
+    said = spec.model_dump(mode="json", by_alias=True, exclude={"version", "description", "validation"})
     said["backtest"] = {name: value for name, value in said["backtest"].items() if name not in ("from", "to")}
     told = {
         "strategy": said,
