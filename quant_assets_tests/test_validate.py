@@ -23,9 +23,10 @@ from quant_assets.strategy.gate import FLAG, LastVerdict, gated, last_verdict
 from quant_assets.strategy.ledger import Ledger, as_run, canonical, configuration
 from quant_assets.strategy.sweep import cells_of
 from quant_assets.strategy.universe import Bounds
-from quant_assets.strategy.validate import Candidates, candidates, curves, measured, thresholds, usable_cells
+from quant_assets.strategy.validate import Candidates, candidates, curves, measured, reviewed, thresholds, usable_cells
 from quant_assets.validation.assessment import METHODS, Assessment, Trials, assess
 from quant_assets.validation.cpcv import Combinatorial, Splits
+from quant_assets.validation.doctor import Finding
 from quant_assets.validation.plan import ValidationPlan
 from quant_assets.validation.sharpe import sharpes
 from quant_assets.validation.verdict import Thresholds
@@ -224,6 +225,21 @@ def test_curves_are_the_walk_forwards_and_each_path(assessment: Assessment) -> N
 
 
 # thresholds
+
+
+def test_a_finding_is_a_row_with_its_number_and_undefined_figures_are_null() -> None:
+    found = reviewed(
+        [
+            Finding("no_trades", "error", "none", "trade"),
+            Finding("late_start", "warning", "late", "early", 0.2, {"sharpes": [1.0, float("nan")], "on": FIRST}),
+        ]
+    )
+    assert found.select("finding_no", "finding", "severity", "value").rows() == [
+        (0, "no_trades", "error", None),
+        (1, "late_start", "warning", 0.2),
+    ]
+    assert [json.loads(text) for text in found["details"]] == [{}, {"on": f"{FIRST}", "sharpes": [1.0, None]}]
+    assert reviewed([]).height == 0
 
 
 def test_thresholds_are_the_settings_and_these_the_verdicts_own_unless_changed(monkeypatch: pytest.MonkeyPatch) -> None:

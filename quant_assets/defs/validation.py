@@ -32,7 +32,7 @@ from quant_assets.strategy.gate import LastVerdict, last_verdict
 from quant_assets.strategy.ledger import Ledger, as_run, family, record
 from quant_assets.strategy.retrained import retrained
 from quant_assets.strategy.spec import StrategySpec
-from quant_assets.strategy.validate import Candidates, candidates, curves, measured, thresholds, usable_cells
+from quant_assets.strategy.validate import Candidates, candidates, curves, measured, reviewed, thresholds, usable_cells
 from quant_assets.validation.assessment import METHODS, Assessment, assess
 from quant_assets.validation.cpcv import Combinatorial
 from quant_assets.validation.doctor import Finding
@@ -303,31 +303,8 @@ class _Work:
             to_ts=pl.lit(self.backtest["to_ts"]),
             **own,
         )
-        reviewed = pl.DataFrame(
-            [
-                (
-                    number,
-                    one.name,
-                    one.severity,
-                    one.evidence,
-                    one.remedy,
-                    one.value,
-                    json.dumps(dict(one.details), default=str),
-                )
-                for number, one in enumerate(findings)
-            ],
-            schema={
-                "finding_no": pl.Int64,
-                "finding": pl.String,
-                "severity": pl.String,
-                "evidence": pl.String,
-                "remedy": pl.String,
-                "value": pl.Float64,
-                "details": pl.String,
-            },
-            orient="row",
-        ).with_columns(backtest, **own)
-        frames = rows, curves(assessment, sessions).with_columns(**own), reviewed
+        out_of_sample, found_wrong = curves(assessment, sessions), reviewed(findings).with_columns(backtest)
+        frames = rows, out_of_sample.with_columns(**own), found_wrong.with_columns(**own)
         passed = [
             (table, pass_gate(table, frame, self.piece)) for table, frame in zip(VALIDATION_TABLES, frames, strict=True)
         ]

@@ -18,6 +18,7 @@ from quant_assets.strategy.ledger import configuration
 from quant_assets.strategy.spec import StrategySpec
 from quant_assets.strategy.universe import Bounds
 from quant_assets.validation.assessment import Assessment
+from quant_assets.validation.doctor import Finding
 from quant_assets.validation.verdict import Thresholds
 
 Floats = NDArray[np.float64]
@@ -139,7 +140,7 @@ def measured(assessment: Assessment, changes: Sequence[Mapping[str, Any]]) -> pl
     for method, measure, value, verdict, threshold, own in rows:
         told = own if method in seen else {**details.get(method, {}), **own}
         seen.add(method)
-        frame.append((method, measure, _finite(value), verdict, threshold, json.dumps(_plain(told), sort_keys=True)))
+        frame.append((method, measure, _finite(value), verdict, threshold, _json(told)))
     names = ["method", "measure", "value", "verdict", "threshold", "details"]
     kinds = {name: pl.Float64 if name == "value" else pl.String for name in names}
     return pl.DataFrame(frame, schema=kinds, orient="row")
@@ -154,6 +155,19 @@ def curves(assessment: Assessment, days: Sequence[date]) -> pl.DataFrame:
         frames.append(_curve(f"path_{number}", days, path))
     empty = pl.DataFrame(schema={"curve": pl.String, "ts": pl.Date, "ret": pl.Float64})
     return pl.concat([empty, *frames])
+
+
+def reviewed(findings: Sequence[Finding]) -> pl.DataFrame:
+    """The doctor's findings: finding_no, finding, severity, evidence, remedy, value, details."""
+    texts = ("finding", "severity", "evidence", "remedy")
+    return pl.DataFrame(
+        [
+            (number, one.name, one.severity, one.evidence, one.remedy, one.value, _json(one.details))
+            for number, one in enumerate(findings)
+        ],
+        schema={"finding_no": pl.Int64, **dict.fromkeys(texts, pl.String), "value": pl.Float64, "details": pl.String},
+        orient="row",
+    )
 
 
 def _curve(name: str, days: Sequence[date], returns: Floats) -> pl.DataFrame:
@@ -222,6 +236,10 @@ def _details(assessment: Assessment, changes: Sequence[Mapping[str, Any]]) -> di
     if (best := assessment.deflated) is not None and best.interval is not None:
         found["dsr"] = {"interval": asdict(best.interval)}
     return found
+
+
+def _json(told: Mapping[str, Any]) -> str:
+    return json.dumps(_plain(told), sort_keys=True)
 
 
 def _plain(value: Any) -> Any:
