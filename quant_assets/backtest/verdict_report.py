@@ -23,7 +23,7 @@ from quant_assets.core.files import write_whole
 from quant_assets.core.page import NONE, cell
 from quant_assets.validation.assessment import Assessment
 from quant_assets.validation.doctor import Finding, Severity, ordered
-from quant_assets.validation.verdict import Row
+from quant_assets.validation.verdict import RULE, Row
 
 _CHOSEN, _WRITTEN = ("accent", "chosen without these days"), ("bench", "as written")
 _MEASURES = {
@@ -43,11 +43,6 @@ _METHODS = {
 }
 _IN_OUT = ("Sharpe in sample", "Sharpe out of sample", "Degradation", "Return out of sample")
 _SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
-_RULE = (
-    "Together they fail where the deflated probability fails, or where the deflated ratio fails and PBO does not pass. "
-    "They pass where the deflated probability and PBO pass, neither the deflated ratio nor the degradation fails, and "
-    "all rows could be judged. All else asks for caution."
-)
 _METHOD = (
     "Sharpe ratios are annualised with {year} sessions per year and a risk-free rate of zero; returns are after costs. "
     "In sample, the configuration with the highest Sharpe ratio is chosen; out of sample are days that this choice has "
@@ -168,7 +163,7 @@ def render(assessment: Assessment, findings: Sequence[Finding], context: Verdict
         reason=_reason(assessment),
         judged_note=f"{_count(len(context.changes), 'configuration')}, the strategy's own among them",
         judged=_judged(assessment),
-        rule=_RULE if assessment.verdict else "",
+        rule=RULE if assessment.verdict else "",
         findings_note=", ".join(_count(counts[one], one) for one in _SEVERITIES if counts[one]),
         findings=[
             {

@@ -13,6 +13,13 @@ Limits = tuple[float, float]
 ROWS = 6
 """Of the verdict table."""
 
+RULE = (
+    "Together they fail where the deflated probability fails, or where the deflated ratio fails and PBO does not pass. "
+    "They pass where the deflated probability and PBO pass, neither the deflated ratio nor the degradation fails, and "
+    "all rows could be judged. All else asks for caution."
+)
+"""What `overall` does, for reports."""
+
 _LOWER_IS_BETTER = ("degradation", "pbo")
 _LIMIT_PASSES = ("deflated_probability",)
 
