@@ -13,6 +13,8 @@ AFTER_CLOSE = timedelta(hours=2)
 """What an exchange's data providers are given to have its bars."""
 AFTER_MIDNIGHT = timedelta(minutes=15)
 """The same on a calendar without weekends, whose sessions end at midnight."""
+_GRACE = timedelta(hours=1)
+"""What the daily run is given until its bars count as late."""
 
 
 def when_inputs_are_in(*, except_updates_of: dg.AssetKey | None = None) -> dg.AutomationCondition:
@@ -49,6 +51,17 @@ def automation_sensor() -> dg.AutomationConditionSensorDefinition:
     )
 
 
+def freshness(grid: Grid) -> dg.FreshnessPolicy | None:
+    """Bars of a universe without an end come with every session: a warning where one was missed, later a failure.
+
+    At weekends an exchange has three days from one close to the next, and a fourth with a holiday.
+    """
+    if grid.universe.end is not None:
+        return None
+    pause = timedelta(days=1 if grid.calendar.every_day else 3)
+    return dg.FreshnessPolicy.time_window(pause + timedelta(days=1) + _GRACE, pause + _GRACE)
+
+
 def daily_schedule(grid: Grid, market_job: UnresolvedAssetJobDefinition) -> dg.ScheduleDefinition | None:
     """One run of the market stage over all symbols for the session that ends today, a while after its regular close.
 
@@ -66,6 +79,7 @@ def daily_schedule(grid: Grid, market_job: UnresolvedAssetJobDefinition) -> dg.S
         cron_schedule=f"{at.minute} {at.hour} * * {'*' if every_day else '1-5'}",
         execution_timezone=calendar.timezone,
         job=market_job,
+        description=f"The session of {calendar.name} that closed last, for all symbols of {grid.universe.name}.",
     )
     def daily_market(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
         tick = context.scheduled_execution_time

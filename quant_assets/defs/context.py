@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import dagster as dg
 import polars as pl
@@ -15,6 +15,8 @@ from quant_assets.defs.failures import failing_clearly
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.progress import Report, reporter
 from quant_assets.warehouse import Writer
+
+STRATEGY_TAG, PERIOD_TAG = "quant/strategy", "quant/period"
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,22 @@ class Piece:
 def piece_of(context: dg.AssetExecutionContext, grid: Grid) -> Iterator[Piece]:
     """The work of `context`, with our errors turned into Dagster's for the length of the block."""
     work = grid.slice_of(context.partition_key_range)
+    tag_run(context, work.first, work.last, [key for key in work.keys if key in grid.strategies])
     now = datetime.now(UTC).replace(tzinfo=None)
     with failing_clearly():
         report = reporter(context)
         report(f"{context.asset_key.to_user_string()}: {work}")
         yield Piece(work, context.run.run_id, now, report, grid)
+
+
+def tag_run(context: dg.AssetExecutionContext, first: date, last: date, strategies: Sequence[str] = ()) -> None:
+    """Say in the run's tags of which sessions it is, and of which strategy if it is of one, whoever launched it.
+
+    A tag that it has stays: that of a strategy's job decides which partitions the job refuses.
+    """
+    tags = {PERIOD_TAG: f"{first}..{last}", **({STRATEGY_TAG: strategies[0]} if len(strategies) == 1 else {})}
+    if lacking := {name: value for name, value in tags.items() if name not in context.run.tags}:
+        context.instance.add_run_tags(context.run.run_id, lacking)
 
 
 @dataclass(frozen=True)

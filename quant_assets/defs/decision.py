@@ -23,12 +23,14 @@ from quant_assets.contracts import (
     models,
     predictions,
     targets,
+    trials,
 )
 from quant_assets.contracts.schema import Table
 from quant_assets.core.errors import ConfigError
 from quant_assets.core.settings import Settings
 from quant_assets.defs.automation import when_inputs_are_in
-from quant_assets.defs.context import Piece, attach, pass_gate, piece_of
+from quant_assets.defs.catalog import row_count, table_asset
+from quant_assets.defs.context import STRATEGY_TAG, Piece, attach, pass_gate, piece_of
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import code_version
 from quant_assets.defs.sources import labelled_features, signal_source
@@ -44,7 +46,6 @@ from quant_assets.strategy.universe import Bounds
 from quant_assets.warehouse import Warehouse
 
 GROUP = "decision"
-STRATEGY_TAG = "quant/strategy"
 BACKTEST_TABLES = tuple(
     module.TABLE
     for module in (
@@ -112,22 +113,22 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
         {"date": dg.DimensionPartitionMapping("date", dg.TimeWindowPartitionMapping())}
     )
     common: dict[str, Any] = {
+        "group": GROUP,
         "partitions_def": grid.decision,
-        "backfill_policy": dg.BackfillPolicy.single_run(),
-        "group_name": grid.name(GROUP),
-        "tags": {"stage": GROUP},
         "automation_condition": when_inputs_are_in(),
     }
 
-    @dg.asset(
-        key=grid.key("predictions"),
+    @table_asset(
+        grid,
+        "predictions",
+        predictions.TABLE,
+        also=[models.TABLE],
         deps=[
             dg.AssetDep(grid.key("features_daily"), partition_mapping=all_symbols),
             dg.AssetDep(grid.key("labels"), partition_mapping=all_symbols),
         ],
         kinds={"duckdb", "lightgbm"},
         code_version=code_version("models"),
-        description=predictions.TABLE.doc,
         **common,
     )
     def predictions_asset(
@@ -142,17 +143,19 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
                 spec = strategies[strategy_id].model
                 if spec is not None and spec.experiment_id not in done:
                     done[spec.experiment_id] = _predict(spec, warehouse, model_store, piece)
+            held = row_count(warehouse, predictions.TABLE.name)
             for strategy_id, cell in zip(piece.slice.keys, piece.last_cells, strict=True):
                 spec = strategies[strategy_id].model
-                attach(context, [cell], {"rows": 0} if spec is None else done[spec.experiment_id])
+                attach(context, [cell], {**held, **({"rows": 0} if spec is None else done[spec.experiment_id])})
             return dg.MaterializeResult()
 
-    @dg.asset(
-        key=grid.key("targets"),
+    @table_asset(
+        grid,
+        "targets",
+        targets.TABLE,
         deps=[predictions_asset, dg.AssetDep(grid.key("features_daily"), partition_mapping=all_symbols)],
         kinds={"duckdb", "polars"},
         code_version=code_version("strategy", "signals", "portfolio"),
-        description=targets.TABLE.doc,
         **common,
     )
     def targets_asset(
@@ -162,15 +165,18 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
         with piece_of(context, grid) as piece:
             refuse_other_strategies(context, piece)
             for strategy_id, cell in zip(piece.slice.keys, piece.last_cells, strict=True):
-                attach(context, [cell], _target(strategies[strategy_id], warehouse, piece, settings, gate))
+                metadata = _target(strategies[strategy_id], warehouse, piece, settings, gate)
+                attach(context, [cell], metadata | row_count(warehouse, targets.TABLE.name))
             return dg.MaterializeResult()
 
-    @dg.asset(
-        key=grid.key("backtest_summary"),
+    @table_asset(
+        grid,
+        "backtest_summary",
+        backtest_summary.TABLE,
+        also=[*BACKTEST_TABLES[1:], trials.TABLE],
         deps=[targets_asset, dg.AssetDep(grid.key("ohlcv"), partition_mapping=all_symbols)],
         kinds={"duckdb", "numba"},
         code_version=code_version("backtest"),
-        description=backtest_summary.TABLE.doc,
         **{**common, "automation_condition": when_inputs_are_in(except_updates_of=grid.key("ohlcv"))},
     )
     def backtest_summary_asset(
@@ -179,16 +185,20 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
         with piece_of(context, grid) as piece:
             refuse_other_strategies(context, piece)
             done: list[Simulated] = []
+            shown: dict[str, dict[str, object]] = {}
             for strategy_id, cell in zip(piece.slice.keys, piece.last_cells, strict=True):
                 spec = config.applied_to(strategies[strategy_id])
                 if not config.asks_for_dates and (reason := _nothing_to_test(spec, warehouse, piece)):
                     piece.report(reason)
-                    attach(context, [cell], {"rows": 0, "why": reason})
+                    shown[cell] = {"rows": 0, "why": reason}
                     continue
                 done.append(_backtest(spec, config, warehouse, piece, settings))
-                attach(context, [cell], _show(done[-1], spec, warehouse, piece, settings))
+                shown[cell] = _show(done[-1], spec, warehouse, piece, settings)
             if done:
                 _store_backtests(done, warehouse, piece)
+            held = row_count(warehouse, backtest_summary.TABLE.name)
+            for cell, metadata in shown.items():
+                attach(context, [cell], metadata | held)
             return dg.MaterializeResult()
 
     return [predictions_asset, targets_asset, backtest_summary_asset]

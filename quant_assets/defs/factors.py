@@ -21,11 +21,13 @@ from quant_assets.core.drawing import png_markdown
 from quant_assets.core.errors import ConfigError, QualityError
 from quant_assets.core.matrices import Matrices, matrices
 from quant_assets.core.settings import Settings
+from quant_assets.defs.catalog import OWNERS, row_count, table_asset
 from quant_assets.defs.checks import check_results
+from quant_assets.defs.context import tag_run
 from quant_assets.defs.failures import failing_clearly
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import code_version
-from quant_assets.defs.progress import Report, reporter
+from quant_assets.defs.progress import reporter
 from quant_assets.features import feature_set
 from quant_assets.market_data.history import adjusted_bars
 from quant_assets.validation.factor_page import FactorContext, write_factor_page
@@ -56,16 +58,16 @@ def factor_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
     """factor_report on the market of `grid`, by feature set."""
     key, everything = grid.key(ASSET), dg.AllPartitionMapping()
 
-    @dg.asset(
-        key=key,
+    @table_asset(
+        grid,
+        ASSET,
+        factor_summary.TABLE,
+        group=GROUP,
+        also=FACTOR_TABLES[1:],
         partitions_def=dg.StaticPartitionsDefinition(list(grid.universe.feature_sets)),
-        backfill_policy=dg.BackfillPolicy.single_run(),
         deps=[dg.AssetDep(grid.key(name), partition_mapping=everything) for name in ("features_daily", "ohlcv")],
-        group_name=grid.name(GROUP),
         kinds={"duckdb", "numba"},
         code_version=code_version("validation"),
-        description=factor_summary.TABLE.doc,
-        tags={"stage": GROUP},
         check_specs=[dg.AssetCheckSpec(name, asset=key, description=doc) for name, doc in _CHECKS.items()],
     )
     def factor_report_asset(
@@ -74,7 +76,7 @@ def factor_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
         wrong: dict[str, list[str]] = {name: [] for name in _CHECKS}
         with failing_clearly():
             for version in context.partition_keys:
-                metadata = _report(version, config, grid, warehouse, settings, context.run.run_id, reporter(context))
+                metadata = _report(version, config, grid, warehouse, settings, context)
                 context.add_asset_metadata(metadata, partition_key=version)
                 wrong["contract"] += _contract_broken(version, grid, warehouse)
                 wrong["forward_returns_closed"] += _not_closed(version, grid, warehouse)
@@ -89,6 +91,7 @@ def factor_job(grid: Grid) -> UnresolvedAssetJobDefinition:
         grid.name(JOB),
         dg.AssetSelection.assets(grid.key(ASSET)),
         executor_def=dg.in_process_executor,
+        owners=OWNERS,
         description=f"What the features of universe {grid.universe.name} have said of forward returns.",
     )
 
@@ -104,13 +107,14 @@ def _report(
     grid: Grid,
     warehouse: Warehouse,
     settings: Settings,
-    run_id: str,
-    progress: Report,
+    context: dg.AssetExecutionContext,
 ) -> dict[str, object]:
     """Measure, store and show one feature set; returns the partition's metadata."""
     symbols, names = list(grid.universe.names), feature_set(version).names
+    run_id, progress = context.run.run_id, reporter(context)
     table = features_daily.wide(version, names).name
     first, last = _window(config, table, version, grid, warehouse)
+    tag_run(context, first, last)
     sessions = grid.calendar.between(first, last)
     checked_horizons(config.horizons, len(sessions))
     progress(f"factors {version}: {len(names)} on {len(symbols)} symbols, {first}..{last}")
@@ -130,14 +134,14 @@ def _report(
             progress=progress,
         )
     _store(report, version, grid, warehouse, run_id)
-    context = FactorContext(
+    about = FactorContext(
         run_id=run_id,
         market=f"{grid.universe.name} {grid.universe.version}",
         version=version,
         code_version=code_version("validation", "features"),
         symbols=len(symbols),
     )
-    path = write_factor_page(factor_page_path(settings, grid.universe.name, version), report, context)
+    path = write_factor_page(factor_page_path(settings, grid.universe.name, version), report, about)
     progress(f"factors {version}: report {path}")
     picture = factor_png(report, f"{grid.universe.name} {version}: rank IC of {len(names)} factors")
     return {
@@ -145,6 +149,7 @@ def _report(
         "report": dg.MetadataValue.path(str(path)),
         "period": f"{first}..{last}",
         "factors": len(names),
+        **row_count(warehouse, factor_summary.TABLE.name),
         "pairs tested": report.tests,
         "more than chance": report.significant,
         **_headline(report),

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from quant_assets.defs.catalog import OWNERS
+from quant_assets.defs.context import STRATEGY_TAG
 from quant_assets.defs.decision import GROUP as DECISION
-from quant_assets.defs.decision import STRATEGY_TAG, BacktestRun
+from quant_assets.defs.decision import BacktestRun
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import GROUP as MARKET
 from quant_assets.strategy.spec import StrategySpec
@@ -20,6 +22,7 @@ def market_job(grid: Grid) -> UnresolvedAssetJobDefinition:
         grid.name(MARKET_JOB),
         dg.AssetSelection.groups(grid.name(MARKET)),
         executor_def=dg.in_process_executor,
+        owners=OWNERS,
         description=f"Bars, features and labels of universe {grid.universe.name}.",
     )
 
@@ -31,9 +34,10 @@ def strategy_jobs(grid: Grid, strategies: Mapping[str, StrategySpec]) -> list[Un
             strategy_id,
             dg.AssetSelection.groups(grid.name(DECISION)),
             executor_def=dg.in_process_executor,
-            description=spec.description or None,
+            description=spec.description or f"Strategy {strategy_id}, from predictions to the verdict on its backtest.",
+            owners=OWNERS,
             tags={STRATEGY_TAG: strategy_id},
-            metadata={"version": spec.version, "source": spec.source_hash},
+            metadata={"version": spec.version, "strategy file": f"sha256 {spec.source_hash[:16]}"},
             config=dg.RunConfig(
                 ops={
                     grid.op("backtest_summary"): BacktestRun(

@@ -211,14 +211,16 @@ class Launcher:
         job = self._repository.get_reconstructable_job(job_name).get_subset(
             asset_selection=selection, asset_check_selection=checks
         )
+        definition = job.get_definition()
         run_config = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})}
         all_tags = {
+            **definition.run_tags,
             PIPELINE_TAG: self.pipeline,
             PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}",
             **tags,
         }
         run = self.instance.create_run_for_job(
-            job_def=job.get_definition(),
+            job_def=definition,
             # left to itself it plans the checks of the selection only
             execution_plan=create_execution_plan(job, run_config, tags=all_tags) if checks else None,
             asset_selection=selection,

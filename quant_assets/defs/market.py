@@ -17,7 +17,8 @@ from quant_assets.contracts import labels as labels_contract
 from quant_assets.contracts import ohlcv as ohlcv_contract
 from quant_assets.core.errors import ConfigError, ProviderError, QualityError, QuantError
 from quant_assets.core.settings import Settings
-from quant_assets.defs.automation import when_inputs_are_in
+from quant_assets.defs.automation import freshness, when_inputs_are_in
+from quant_assets.defs.catalog import row_count, table_asset
 from quant_assets.defs.context import Piece, attach, pass_gate, piece_of
 from quant_assets.defs.grid import Grid
 from quant_assets.features import feature_set
@@ -62,15 +63,16 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
     universe = grid.universe
     feature_sets = [feature_set(version) for version in universe.feature_sets]
 
-    @dg.asset(
-        key=grid.key("ohlcv"),
+    @table_asset(
+        grid,
+        "ohlcv",
+        ohlcv_contract.TABLE,
+        group=GROUP,
+        also=[actions_contract.TABLE],
         partitions_def=grid.market,
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        group_name=grid.name(GROUP),
-        kinds={"duckdb", "httpx"},
+        kinds={"duckdb", settings.provider or universe.provider},
         code_version=code_version("market_data"),
-        description=ohlcv_contract.TABLE.doc,
-        tags={"stage": GROUP},
+        freshness_policy=freshness(grid),
     )
     def ohlcv(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> dg.MaterializeResult:
         with piece_of(context, grid) as piece:
@@ -111,19 +113,18 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
                 if good:
                     materialize_partitions(context, [f"{day}|{symbol}" for symbol in good for day in days], metadata)
                 raise _failure(failed, good)
-            attach(context, piece.last_cells, metadata)
+            attach(context, piece.last_cells, metadata | row_count(warehouse, ohlcv_contract.TABLE.name))
             return dg.MaterializeResult()
 
-    @dg.asset(
-        key=grid.key("features_daily"),
+    @table_asset(
+        grid,
+        "features_daily",
+        features_contract.TABLE,
+        group=GROUP,
         partitions_def=grid.market,
-        backfill_policy=dg.BackfillPolicy.single_run(),
         deps=[ohlcv],
-        group_name=grid.name(GROUP),
         kinds={"duckdb", "polars"},
         code_version="-".join((code_version("features"), *universe.feature_sets)),
-        description=features_contract.TABLE.doc,
-        tags={"stage": GROUP},
         automation_condition=when_inputs_are_in(),
     )
     def features_daily(
@@ -132,6 +133,7 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
         with piece_of(context, grid) as piece:
             first, last = piece.slice.first, piece.slice.last
             metadata: dict[str, object] = {}
+            stored: list[str] = []
             bars = adjusted_bars(
                 warehouse,
                 piece.slice.keys,
@@ -151,19 +153,19 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
                 if passed.rejected:
                     raise QualityError(next(iter(passed.rejected.values())))
                 metadata[f"rows {one.version}"] = passed.good.height
-            attach(context, piece.last_cells, metadata)
+                stored.append(table.name)
+            attach(context, piece.last_cells, metadata | row_count(warehouse, *stored))
             return dg.MaterializeResult()
 
-    @dg.asset(
-        key=grid.key("labels"),
+    @table_asset(
+        grid,
+        "labels",
+        labels_contract.TABLE,
+        group=GROUP,
         partitions_def=grid.market,
-        backfill_policy=dg.BackfillPolicy.single_run(),
         deps=[ohlcv],
-        group_name=grid.name(GROUP),
         kinds={"duckdb", "polars"},
         code_version=code_version("labels"),
-        description=labels_contract.TABLE.doc,
-        tags={"stage": GROUP},
         automation_condition=when_inputs_are_in(),
     )
     def labels(context: dg.AssetExecutionContext, warehouse: dg.ResourceParam[Warehouse]) -> dg.MaterializeResult:
@@ -190,7 +192,11 @@ def market_assets(grid: Grid, settings: Settings) -> list[dg.AssetsDefinition]:
                 )
             if passed.rejected:
                 raise QualityError(next(iter(passed.rejected.values())))
-            attach(context, piece.last_cells, {"rows": passed.good.height})
+            attach(
+                context,
+                piece.last_cells,
+                {"rows": passed.good.height, **row_count(warehouse, labels_contract.TABLE.name)},
+            )
             return dg.MaterializeResult()
 
     return [ohlcv, features_daily, labels]

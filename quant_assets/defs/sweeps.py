@@ -17,13 +17,14 @@ from quant_assets.backtest.sweep_report import (
     sharpes_of,
     write_sweep_report,
 )
-from quant_assets.contracts import sweep_results
+from quant_assets.contracts import sweep_results, trials
 from quant_assets.contracts.gate import gate
 from quant_assets.core.drawing import png_markdown
 from quant_assets.core.errors import ConfigError, QualityError
 from quant_assets.core.settings import Settings
+from quant_assets.defs.catalog import OWNERS, row_count, table_asset
 from quant_assets.defs.checks import check_results
-from quant_assets.defs.decision import STRATEGY_TAG
+from quant_assets.defs.context import STRATEGY_TAG, tag_run
 from quant_assets.defs.failures import failing_clearly
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import code_version
@@ -63,16 +64,16 @@ def sweep_assets(grid: Grid, strategies: Mapping[str, StrategySpec], settings: S
     read = {"features_daily": lambda spec: spec.feature_version, "predictions": lambda spec: spec.model}
     inputs = ["ohlcv", *(name for name, of in read.items() if any(map(of, sweeps.values())))]
 
-    @dg.asset(
-        key=key,
+    @table_asset(
+        grid,
+        ASSET,
+        sweep_results.TABLE,
+        group=GROUP,
+        also=[trials.TABLE],
         partitions_def=dg.StaticPartitionsDefinition(list(sweeps)),
         deps=[dg.AssetDep(grid.key(name), partition_mapping=dg.AllPartitionMapping()) for name in inputs],
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        group_name=grid.name(GROUP),
         kinds={"duckdb", "numba"},
-        tags={"stage": GROUP},
         code_version=code_version(*_CODE),
-        description=sweep_results.TABLE.doc,
         check_specs=[dg.AssetCheckSpec(name, asset=key, description=doc) for name, doc in _CHECKS.items()],
     )
     def sweep_results_asset(
@@ -101,8 +102,9 @@ def sweep_jobs(grid: Grid, strategies: Mapping[str, StrategySpec]) -> list[Unres
             dg.AssetSelection.assets(grid.key(ASSET)),
             executor_def=dg.in_process_executor,
             description=f"The parameter sweep of {strategy_id}.",
+            owners=OWNERS,
             tags={STRATEGY_TAG: strategy_id},
-            metadata={"version": spec.version, "source": spec.source_hash},
+            metadata={"version": spec.version, "strategy file": f"sha256 {spec.source_hash[:16]}"},
             config=dg.RunConfig(
                 ops={
                     grid.op(ASSET): SweepRun(
@@ -133,6 +135,7 @@ def _sweep(
     report, now = reporter(context), datetime.now(UTC)
     sessions = grid.calendar.between(*_window(spec, grid, config, now))
     first, last = sessions[0], sessions[-1]
+    tag_run(context, first, last, context.partition_keys)
     cells = sweep.cells_of(spec, settings.sweep_max_cells)
     bounds = spec.bounds(grid.universe, settings.strategies_dir / "universes")
     bars = adjusted_bars(warehouse, list(bounds), grid.universe.start, last, calendar=grid.calendar)
@@ -222,6 +225,7 @@ def _show(
         "sweep": search.sweep_id,
         "period": f"{search.ledger.first}..{search.ledger.last}",
         "cells": results.height,
+        **row_count(warehouse, sweep_results.TABLE.name),
         **({"excluded combinations": cells.excluded} if cells.excluded else {}),
         **(
             {"best Sharpe": best["sharpe"], "best cell": best["params"], "median Sharpe": float(np.median(known))}

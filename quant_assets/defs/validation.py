@@ -20,6 +20,7 @@ from quant_assets.core.drawing import png_markdown
 from quant_assets.core.errors import ConfigError
 from quant_assets.core.settings import Settings
 from quant_assets.defs.automation import when_inputs_are_in
+from quant_assets.defs.catalog import row_count, table_asset
 from quant_assets.defs.context import Piece, attach, pass_gate, piece_of
 from quant_assets.defs.decision import BACKTEST_TABLES, GROUP, Strategies, refuse_other_strategies
 from quant_assets.defs.grid import Grid
@@ -94,17 +95,17 @@ def validation_assets(grid: Grid, strategies: Strategies, settings: Settings) ->
         return []
     key = grid.key(ASSET)
 
-    @dg.asset(
-        key=key,
+    @table_asset(
+        grid,
+        ASSET,
+        validation_results.TABLE,
+        group=GROUP,
+        also=VALIDATION_TABLES[1:],
         partitions_def=grid.decision,
-        backfill_policy=dg.BackfillPolicy.single_run(),
         deps=[grid.key("backtest_summary")],
-        group_name=grid.name(GROUP),
         kinds={"duckdb", "numba"},
-        tags={"stage": GROUP},
         automation_condition=when_inputs_are_in(),
         code_version=code_version(*_CODE),
-        description=validation_results.TABLE.doc,
         check_specs=[dg.AssetCheckSpec(name, asset=key, description=doc) for name, doc in _CHECKS.items()],
     )
     def validation_asset(
@@ -129,7 +130,8 @@ def validation_assets(grid: Grid, strategies: Strategies, settings: Settings) ->
                     backtest_run, metadata = standing.backtest_run_id, {"rows": 0, "why": why}
                     piece.report(f"{strategy_id}: {why}")
                 judged[strategy_id] = _Stored.of(warehouse, strategy_id, backtest_run)
-                attach(context, [cell], {**judged[strategy_id].headline, **metadata})
+                held = row_count(warehouse, validation_results.TABLE.name)
+                attach(context, [cell], {**judged[strategy_id].headline, **metadata, **held})
         return dg.MaterializeResult(check_results=list(_check_results(key, judged)))
 
     return [validation_asset]
