@@ -16,7 +16,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
-install: $(VENV)/.installed
+MANIFEST := dbt_sql/target/manifest.json
+$(MANIFEST): $(VENV)/.installed $(shell find dbt_sql -path dbt_sql/target -prune -o -name "*.sql" -print -o -name "*.yml" -print)
+	$(BIN)/dbt --quiet parse --project-dir dbt_sql --profiles-dir dbt_sql
+install: $(VENV)/.installed $(MANIFEST)
 
 demo: install  ## the main job on the embedded sample data
 	$(BIN)/quant pipeline run
@@ -47,4 +50,4 @@ lock: install  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info dbt_sql/target dbt_sql/logs

@@ -17,6 +17,7 @@ from quant_assets.defs.factors import factor_assets, factor_job
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.jobs import market_job, strategy_jobs
 from quant_assets.defs.market import market_assets
+from quant_assets.defs.marts import mart_assets, mart_job
 from quant_assets.defs.resources import resources
 from quant_assets.defs.sweeps import sweep_assets, sweep_jobs
 from quant_assets.defs.validation import validation_assets
@@ -115,6 +116,9 @@ def build(config: Settings) -> dg.Definitions:
         checks += asset_checks(grid, strategies)
         jobs += [stage, *strategy_jobs(grid, strategies), *sweep_jobs(grid, strategies), factor_job(grid)]
         schedules += filter(None, [daily_schedule(grid, stage)])
+    if marts := mart_assets([key for one in assets for key in one.keys], config):
+        assets += marts
+        jobs.append(mart_job())
     return dg.Definitions(
         assets=assets,
         asset_checks=checks,

@@ -13,6 +13,7 @@ from quant_assets.contracts import TABLES
 from quant_assets.core.calendar import trading_calendar
 from quant_assets.core.errors import StrategyError
 from quant_assets.definitions import load
+from quant_assets.defs import marts
 from quant_assets.defs.automation import daily_schedule
 from quant_assets.defs.grid import RANGE_END, RANGE_START, Grid
 from quant_assets.defs.jobs import market_job
@@ -56,14 +57,19 @@ def write_coins_strategies(platform: Platform) -> None:
 
 
 def keys_of(definitions: dg.Definitions) -> set[str]:
-    return {key.to_user_string() for key in definitions.get_repository_def().asset_graph.get_all_asset_keys()}
+    return {key.to_user_string() for key in of_markets(definitions.get_repository_def().asset_graph)}
+
+
+def of_markets(graph: Any) -> list[dg.AssetKey]:
+    """All assets but the marts, which are of all markets together."""
+    return [key for key in graph.get_all_asset_keys() if graph.get(key).group_name != marts.GROUP]
 
 
 def described(definitions: dg.Definitions, prefix: str = "") -> dict[str, Any]:
     """All that Dagster is told of the assets, checks, jobs and schedules whose names do not begin with `prefix`."""
     repository = definitions.get_repository_def()
     graph = repository.asset_graph
-    mine = [key for key in graph.get_all_asset_keys() if not prefix or key.path[0] != prefix]
+    mine = [key for key in of_markets(graph) if not prefix or key.path[0] != prefix]
     return {
         "assets": {
             key.to_user_string(): (
@@ -89,7 +95,7 @@ def described(definitions: dg.Definitions, prefix: str = "") -> dict[str, Any]:
         "jobs": {
             name: repository.get_job(name).get_job_snapshot_id()
             for name in repository.job_names
-            if not name.startswith(("__", prefix or "__"))
+            if name != marts.JOB and not name.startswith(("__", prefix or "__"))
         },
         "schedules": {
             one.name: (one.cron_schedule, one.execution_timezone, one.job_name)

@@ -301,6 +301,20 @@ def daily(strategy: StrategiesOption = None, asof: AsOf = None, market: MarketOp
     session.finish(runs, _BOTH_STAGES)
 
 
+@app.command("marts")
+def marts() -> None:
+    """Make the tables for SQL tools from what is stored, and test them."""
+    launcher = session.launcher
+    from quant_assets.defs.marts import JOB, MANIFEST, row_counts
+
+    if not MANIFEST.exists():
+        raise ConfigError(f"{MANIFEST} is missing; `make install` prepares it")
+    run = launcher.run_job(JOB)
+    counts = [(name, rows) for name, rows in row_counts(session.settings).items() if not name.startswith("int_")]
+    console.table(f"marts in {session.settings.marts_path}", ["table", "rows"], counts)
+    session.finish([run])
+
+
 @app.command("runs")
 def runs(limit: Annotated[int, typer.Option(help="how many", min=1)] = 20) -> None:
     """The newest runs in run storage."""

@@ -222,21 +222,19 @@ class Session:
             found.setdefault(view.name, []).append(spec)
         return [(self.markets[name], specs) for name, specs in found.items()]
 
-    def finish(self, runs: "Sequence[Launched]", tables: Sequence[str]) -> None:
-        """Print what changed.
+    def finish(self, runs: "Sequence[Launched]", tables: Sequence[str] = ()) -> None:
+        """Print what changed, and how many rows of `tables`.
 
         Raises:
             RunFailedError: a run failed; its words.
         """
-        counts = self.warehouse.query(
-            " UNION ALL ".join(
-                f"SELECT '{name}' AS name, count(*) FILTER (run_id IN (SELECT unnest($1))) AS written, "
-                f"count(*) AS held FROM {name}"
-                for name in tables
-            ),
-            [[run.run_id for run in runs]],
+        counts = " UNION ALL ".join(
+            f"SELECT '{name}' AS name, count(*) FILTER (run_id IN (SELECT unnest($1))) AS written, "
+            f"count(*) AS held FROM {name}"
+            for name in tables
         )
-        console.changed(runs, counts.rows())
+        rows = self.warehouse.query(counts, [[run.run_id for run in runs]]).rows() if tables else ()
+        console.changed(runs, rows)
         failed = [one for one in runs if not one.succeeded]
         if failed:
             from quant_assets.defs.launch import RunFailedError

@@ -78,6 +78,10 @@ class Settings(BaseSettings):
         return self.home / "warehouse.duckdb"
 
     @property
+    def marts_path(self) -> Path:
+        return self.home / "marts.duckdb"
+
+    @property
     def models_dir(self) -> Path:
         return self.home / "models"
 

@@ -191,13 +191,25 @@ class Launcher:
             KeyboardInterrupt: the run was interrupted; it is then marked as failed or canceled.
         """
         selection = frozenset(self.grid.key(asset) for asset in assets)
+        self._refuse_blocked(selection)
         return self._run(self._job_of(selection, keys), selection, self.grid.range_tags(first, last, keys), config)
 
     def run_partition(
         self, job: str, asset: str, partition: str, *, config: Mapping[str, Any] | None = None
     ) -> Launched:
         """Materialise one partition of an asset of any partitions, as a run of `job`; raises as `run` does."""
-        return self._run(job, frozenset([self.grid.key(asset)]), {PARTITION: partition}, config)
+        selection = frozenset([self.grid.key(asset)])
+        self._refuse_blocked(selection)
+        return self._run(job, selection, {PARTITION: partition}, config)
+
+    def run_job(self, job: str) -> Launched:
+        """Run a job of no partitions whole, whatever checks upstream have found.
+
+        Raises:
+            KeyboardInterrupt: as `run`.
+        """
+        selected = self._repository.get_definition().get_job(job).asset_layer.executable_asset_keys
+        return self._run(job, frozenset(selected), {}, None)
 
     def _run(
         self,
@@ -206,7 +218,6 @@ class Launcher:
         tags: Mapping[str, str],
         config: Mapping[str, Any] | None,
     ) -> Launched:
-        self._refuse_blocked(selection)
         checks = self._checks_of(selection)
         job = self._repository.get_reconstructable_job(job_name).get_subset(
             asset_selection=selection, asset_check_selection=checks

@@ -58,7 +58,7 @@ def _row(record: dg.RunRecord) -> RunRow:
         started,
         seconds,
         run.job_name,
-        f"{', '.join(assets)} [{span}]",
+        f"{', '.join(assets)} [{span}]" if span else run.job_name,
         run.tags.get("quant/pipeline", ""),
         run.tags,
     )

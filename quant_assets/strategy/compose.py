@@ -222,7 +222,7 @@ def _shares(
     listed: NDArray[np.bool_],
 ) -> Floats | None:
     method = spec.portfolio.weighting
-    if method not in ("risk_parity", "hrp"):
+    if method != "risk_parity" and method != "hrp":
         return None
     panel = panel_of(bars, calendar, symbols)
     rows = np.searchsorted(panel.days, np.array(dates, "M8[D]"))

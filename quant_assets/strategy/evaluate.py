@@ -173,7 +173,7 @@ class Evaluator:
 
     def _shares(self, spec: StrategySpec) -> Floats | None:
         method, frequency, window = spec.portfolio.weighting, spec.rebalance.frequency, spec.portfolio.risk_window
-        if method not in ("risk_parity", "hrp"):
+        if method != "risk_parity" and method != "hrp":
             return None
         panel = self._panel
         rows = self._rows(frequency) + len(panel.days) - len(self._sessions)

@@ -140,7 +140,7 @@ class Warehouse:
             WarehouseError: the folder cannot be written or the file is not a DuckDB database.
             WarehouseLockedError: another process held it for `lock_timeout` seconds.
         """
-        with self._turn(), self._connection(read_only=False) as connection:
+        with self.turn(), self._connection(read_only=False) as connection:
             before = _tables(connection)
             _complete(connection, _lacking(connection, (one for one in TABLES.values() if one.name not in VIEWS)))
             _define_views(connection)
@@ -162,14 +162,14 @@ class Warehouse:
     def read(self) -> Iterator[Reader]:
         """For queries that belong together: one read-only connection, one state of the file. Raises as `query`."""
         self._prepare_once()
-        with self._turn(reading=True), self._connection(read_only=True) as connection:
+        with self.turn(reading=True), self._connection(read_only=True) as connection:
             yield Reader(connection)
 
     @contextmanager
     def write(self) -> Iterator[Writer]:
         """One transaction, alone among all processes: committed when the block ends, rolled back when it raises."""
         self._prepare_once()
-        with self._turn(), self._connection(read_only=False) as connection:
+        with self.turn(), self._connection(read_only=False) as connection:
             connection.execute("BEGIN")
             try:
                 yield Writer(connection)
@@ -181,7 +181,7 @@ class Warehouse:
     def tables(self) -> set[str]:
         """Names of the tables and views that exist."""
         self._prepare_once()
-        with self._turn(reading=True), self._connection(read_only=True) as connection:
+        with self.turn(reading=True), self._connection(read_only=True) as connection:
             return _tables(connection)
 
     def compact(self) -> tuple[int, int]:
@@ -191,7 +191,7 @@ class Warehouse:
         """
         self._prepare_once()
         part = self.path.with_suffix(".compact")
-        with self._turn():
+        with self.turn():
             before = self.path.stat().st_size
             _remove(part)  # of a process that was killed
             try:
@@ -212,14 +212,20 @@ class Warehouse:
             if not self.path.exists():
                 self.prepare()
             else:
-                with self._turn(reading=True), self._connection(read_only=True) as connection:
+                with self.turn(reading=True), self._connection(read_only=True) as connection:
                     missing = _lacking(connection, TABLES.values())
                 if missing:
                     self.prepare()
             self._prepared = True
 
     @contextmanager
-    def _turn(self, *, reading: bool = False) -> Iterator[None]:
+    def turn(self, *, reading: bool = False) -> Iterator[None]:
+        """Keep the file from all who take turns, until the block ends: for a program that opens it by itself.
+
+        Raises:
+            WarehouseError: the folder cannot be written; `reading` then does without a lock.
+            WarehouseLockedError: another process held it for `lock_timeout` seconds.
+        """
         lock = FileLock(f"{self.path}.lock", timeout=self._lock_timeout)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,4 @@
+{# The schema that the project file gives, as it stands there. #}
+{% macro generate_schema_name(custom_schema_name, node) -%}
+    {{ custom_schema_name or target.schema }}
+{%- endmacro %}

@@ -1,0 +1,2 @@
+select symbol, ts as session, close, volume, source as provider, ingested_at
+from {{ source('warehouse', 'ohlcv') }}
