@@ -49,6 +49,7 @@ COMMANDS = [
     ["factors"],
     ["pipeline", "run"],
     ["daily"],
+    ["marts"],
     ["runs"],
     ["trace"],
     ["check", "leakage"],
