@@ -62,7 +62,8 @@ def read(path: Path) -> Document:
 def parse(path: Path, text: str) -> Document:
     """`read`, of a text that `path` has or is going to have."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = yaml.SafeLoader(text)
+        root = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise StrategyError(f"{path}, line {line}: not valid YAML: {error.problem}; correct the line") from None
@@ -73,9 +74,9 @@ def parse(path: Path, text: str) -> Document:
     if not isinstance(root, yaml.MappingNode):
         raise StrategyError(f"{path}, line 1: must be a mapping of fields to values; write `field: value` lines")
     lines: dict[Loc, int] = {}
-    _walk(path, root, (), lines, set())
+    _walk(path, root, (), lines, set(), loader)
     try:
-        data = yaml.safe_load(text)
+        data = loader.construct_document(root)
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1}" if mark else ""
@@ -83,7 +84,9 @@ def parse(path: Path, text: str) -> Document:
     return Document(path, data, lines)
 
 
-def _walk(path: Path, node: yaml.Node, loc: Loc, lines: dict[Loc, int], seen: set[int]) -> None:
+def _walk(
+    path: Path, node: yaml.Node, loc: Loc, lines: dict[Loc, int], seen: set[int], loader: yaml.SafeLoader
+) -> None:
     line = node.start_mark.line + 1
     lines.setdefault(loc, line)
     if id(node) in seen:
@@ -93,12 +96,12 @@ def _walk(path: Path, node: yaml.Node, loc: Loc, lines: dict[Loc, int], seen: se
         raise StrategyError(f"{path}, line {line}: tag {node.tag} is not supported; write a plain value")
     if isinstance(node, yaml.ScalarNode) and node.tag != _TEXT:
         try:
-            yaml.safe_load(node.value)
+            loader.construct_object(node)
         except ValueError as error:
             raise StrategyError(f"{path}, line {line}: {node.value} is no value: {error}; correct it") from None
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            _walk(path, item, (*loc, index), lines, seen)
+            _walk(path, item, (*loc, index), lines, seen, loader)
     elif isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             at = f"{path}, line {key.start_mark.line + 1}"
@@ -110,7 +113,7 @@ def _walk(path: Path, node: yaml.Node, loc: Loc, lines: dict[Loc, int], seen: se
                 named = ".".join(map(str, below))
                 raise StrategyError(f"{at}, {named}: stands twice (first on line {lines[below]}); keep one")
             lines[below] = key.start_mark.line + 1
-            _walk(path, value, below, lines, seen)
+            _walk(path, value, below, lines, seen, loader)
 
 
 def validate(model: type[Model], document: Document) -> Model:
