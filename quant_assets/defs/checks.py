@@ -25,6 +25,7 @@ from quant_assets.market_data.history import adjusted_bars
 from quant_assets.market_data.ingest import UNIVERSE
 from quant_assets.market_data.provider import sources_giving_actions
 from quant_assets.strategy.spec import StrategySpec
+from quant_assets.validation.doctor import FEWEST_TRADES
 from quant_assets.warehouse import Warehouse
 
 STALE_SESSIONS = 5
@@ -351,7 +352,7 @@ def accounts_do_not_add_up(scope: Scope) -> pl.DataFrame:
 def few_trades(scope: Scope) -> pl.DataFrame:
     """Backtests with fewer than 30 closed trades: their statistics say little."""
     rows = scope.backtests("backtest_summary")
-    return rows.filter(pl.col("num_trades") < 30).select("run_id", "strategy_id", "num_trades")
+    return rows.filter(pl.col("num_trades") < FEWEST_TRADES).select("run_id", "strategy_id", "num_trades")
 
 
 def _named(find: Find, *, blocking: bool = False, remedy: str = "") -> Check:
