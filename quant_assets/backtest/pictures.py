@@ -18,6 +18,7 @@ from quant_assets.core.drawing import (
     SERIES,
     Array,
     heat_map,
+    log_time_axes,
     new_figure,
     only_axes,
     percent,
@@ -261,14 +262,9 @@ def _draw_equity(axes: "Axes", equity: pl.DataFrame, benchmark: pl.DataFrame | N
 
 
 def _log_axis(axes: "Axes", days: Array, low: float, high: float) -> None:
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter
 
-    axes.set_yscale("log")
-    span = max(math.log(high / low), 0.02) * 0.06
-    low, high = low * math.exp(-span), high * math.exp(span)
-    time_axes(axes, days, low, high, pad=0.0)
-    axes.yaxis.set_major_locator(FixedLocator(_money_ticks(low, high)))
-    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(FixedLocator(_money_ticks(*log_time_axes(axes, days, low, high))))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _money(value)))
 
 

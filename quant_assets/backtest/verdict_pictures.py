@@ -21,6 +21,7 @@ from quant_assets.core.drawing import (
     MUTED,
     Array,
     heat_map,
+    log_time_axes,
     new_figure,
     only_axes,
     plain,
@@ -289,7 +290,7 @@ def _draw_growth(
     axes: "Axes", days: Array, lines: Sequence[tuple[Array, str, float]], points: int | None = None
 ) -> None:
     """Growth of 1 on a logarithmic axis by (returns, colour, line width) of each line, at so many `points` of it."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
     days = np.append(days[0] - np.timedelta64(1, "D"), days)
     curves = [_growth(returns) for returns, *_ in lines]
@@ -297,12 +298,9 @@ def _draw_growth(
     for curve, (_, colour, width) in zip(curves, lines, strict=True):
         axes.plot(*thin(days[some], curve[some]), color=colour, linewidth=width)
     low, high = min(curve.min() for curve in curves), max(curve.max() for curve in curves)
-    space = max(math.log(high / low), 0.02) * 0.06
-    axes.set_yscale("log")
-    time_axes(axes, days, low * math.exp(-space), high * math.exp(space), pad=0.0)
+    log_time_axes(axes, days, low, high)
     wide = high > 5 * low
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 

@@ -6,6 +6,7 @@ alone it shows in the light colours given here. Text that comes from a user neve
 
 import base64
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,18 @@ def time_axes(axes: "Axes", days: Array, low: float, high: float, pad: float = 0
     axes.xaxis.set_major_locator(dates)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(dates, show_offset=False))
     plain(axes)
+
+
+def log_time_axes(axes: "Axes", days: Array, low: float, high: float) -> tuple[float, float]:
+    """`time_axes` on a logarithmic scale from `low` to `high`, with room around them; returns its ends."""
+    from matplotlib.ticker import NullLocator
+
+    axes.set_yscale("log")
+    space = max(math.log(high / low), 0.02) * 0.06
+    low, high = low * math.exp(-space), high * math.exp(space)
+    time_axes(axes, days, low, high, pad=0.0)
+    axes.yaxis.set_minor_locator(NullLocator())
+    return low, high
 
 
 def plain(axes: "Axes") -> None:
