@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from quant_assets.core.calendar import TradingCalendar
 from quant_assets.core.slices import Slice
 from quant_assets.defs import grid as grid_module
-from quant_assets.defs.grid import PARTITION, RANGE_END, RANGE_START, Grid, SessionDates
+from quant_assets.defs.grid import PARTITION, Grid, SessionDates
+from quant_assets.strategy.markets import RANGE_END, RANGE_START
 from quant_assets.strategy.universe import Universe
 
 warnings.simplefilter("ignore", dg.BetaWarning)

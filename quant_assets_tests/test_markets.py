@@ -15,10 +15,11 @@ from quant_assets.core.errors import StrategyError
 from quant_assets.definitions import load
 from quant_assets.defs import marts
 from quant_assets.defs.automation import daily_schedule
-from quant_assets.defs.grid import RANGE_END, RANGE_START, Grid
+from quant_assets.defs.grid import Grid
 from quant_assets.defs.jobs import market_job
 from quant_assets.features import FEATURE_SETS, FeatureSet
 from quant_assets.features.sets import ret
+from quant_assets.strategy.markets import RANGE_END, RANGE_START
 from quant_assets.strategy.universe import Universe
 from quant_assets_tests.command_line import CommandLine, two_months
 from quant_assets_tests.platform import (

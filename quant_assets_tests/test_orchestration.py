@@ -15,10 +15,11 @@ import pytest
 from quant_assets.core.calendar import trading_calendar
 from quant_assets.defs import failures
 from quant_assets.defs.automation import daily_schedule
-from quant_assets.defs.grid import RANGE_END, RANGE_START, Grid
+from quant_assets.defs.grid import Grid
 from quant_assets.defs.jobs import market_job
 from quant_assets.event_log import BatchedSqliteEventLogStorage
 from quant_assets.market_data import retries
+from quant_assets.strategy.markets import RANGE_END, RANGE_START
 from quant_assets.strategy.universe import Universe
 from quant_assets_tests.platform import (
     DAGSTERS_OWN,

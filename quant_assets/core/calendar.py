@@ -104,6 +104,13 @@ class TradingCalendar:
         return [day for day in days if day.weekday() < 5 and day not in known]
 
 
+def window_start(day: date, grain: str) -> date:
+    """The first day of the day, week (from Monday) or month that holds `day`."""
+    if grain == "month":
+        return day.replace(day=1)
+    return day - timedelta(days=day.weekday()) if grain == "week" else day
+
+
 @cache
 def trading_calendar(name: str = "XNYS") -> TradingCalendar:
     """The calendar of exchange `name` (an ISO 10383 code, or `24/7`), from 1998 to about a year ahead.

@@ -1,7 +1,4 @@
-"""Partitions: one calendar's dates, crossed with symbols (market stage) or with strategies (decision stage).
-
-And the names under which a market's assets, jobs and steps stand beside those of other markets.
-"""
+"""Partitions: one calendar's dates, crossed with symbols (market stage) or with strategies (decision stage)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +9,10 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 from dagster._core.instance.types import DynamicPartitionsStore
 
-from quant_assets.core.calendar import TradingCalendar
+from quant_assets.core.calendar import window_start
 from quant_assets.core.slices import Slice
-from quant_assets.strategy.universe import Universe
+from quant_assets.strategy.markets import RANGE_END, RANGE_START, Layout
 
-RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 PARTITION = "dagster/partition"
 
 
@@ -83,31 +79,16 @@ class Cells(dg.MultiPartitionsDefinition):
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Layout):
     """The partitions that one market universe and the strategies on it span.
 
     The date dimension holds the calendar's sessions at the universe's grain (`day`, `week`, `month`); a key is the
     first day of its window. With a universe of no end it grows by itself, today's session included.
-
-    `prefix` sets a market apart from the primary one, which has none.
     """
 
-    universe: Universe
-    calendar: TradingCalendar
-    strategies: tuple[str, ...]
-    prefix: str = ""
-
     def key(self, asset: str) -> dg.AssetKey:
-        """The key of this market's `asset`: `ohlcv`, or `crypto_majors/ohlcv` with that prefix."""
-        return dg.AssetKey([self.prefix, asset] if self.prefix else [asset])
-
-    def op(self, asset: str) -> str:
-        """The name that Dagster gives to the step of `asset`, in run config too: `crypto_majors__ohlcv`."""
-        return "__".join(self.key(asset).path)
-
-    def name(self, name: str) -> str:
-        """The name of this market's job, schedule or group `name`: `crypto_majors_market`."""
-        return f"{self.prefix}_{name}" if self.prefix else name
+        """The key of this market's `asset`."""
+        return dg.AssetKey(self.path(asset))
 
     @cached_property
     def dates(self) -> SessionDates:
@@ -120,7 +101,7 @@ class Grid:
             closed = (day for day in self.calendar.holidays() if start <= day <= (end or date.max))
             exclusions = [datetime.combine(day, time()) for day in closed]
         return SessionDates(
-            start=_window_start(first, self.universe.grain).isoformat(),
+            start=window_start(first, self.universe.grain).isoformat(),
             end=_next_window(end, self.universe.grain, every_day).isoformat() if end else None,
             fmt="%Y-%m-%d",
             cron_schedule=cron,
@@ -158,13 +139,6 @@ class Grid:
         sessions = self.calendar.between(span.start.date(), span.end.date() - timedelta(days=1))
         return sessions[0], sessions[-1]
 
-    def date_key(self, session: date) -> str:
-        """The date partition that holds `session`."""
-        if self.universe.grain == "day":
-            return session.isoformat()
-        midnight = datetime.combine(session, time())
-        return self.dates.get_partition_key_for_timestamp(midnight.replace(tzinfo=self.dates.start.tzinfo).timestamp())
-
     def date_keys(self, first: date, last: date) -> Sequence[str]:
         """The date partitions from the one that holds `first` to the one that holds `last`."""
         if self.universe.grain == "day":
@@ -189,23 +163,9 @@ class Grid:
             return self.slice_of(dg.PartitionKeyRange(tags[PARTITION], tags[PARTITION]))
         return None
 
-    def range_tags(self, first: date, last: date, keys: Sequence[str]) -> dict[str, str]:
-        """Tags of the one run that covers `first`..`last` for `keys`, neighbours in the static dimension."""
-        return {
-            RANGE_START: f"{self.date_key(first)}|{keys[0]}",
-            RANGE_END: f"{self.date_key(last)}|{keys[-1]}",
-        }
-
 
 def _today(timezone: str) -> date:
     return datetime.now(ZoneInfo(timezone)).date()
-
-
-def _window_start(day: date, grain: str) -> date:
-    """The first day of the date partition that holds `day`."""
-    if grain == "month":
-        return day.replace(day=1)
-    return day - timedelta(days=day.weekday()) if grain == "week" else day
 
 
 def _next_window(day: date, grain: str, every_day: bool) -> date:

@@ -11,9 +11,8 @@ from quant_assets.defs.decision import GROUP as DECISION
 from quant_assets.defs.decision import BacktestRun
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import GROUP as MARKET
+from quant_assets.strategy.markets import MARKET_JOB
 from quant_assets.strategy.spec import StrategySpec
-
-MARKET_JOB = "market_stage"
 
 
 def market_job(grid: Grid) -> UnresolvedAssetJobDefinition:

@@ -27,10 +27,10 @@ from quant_assets.core.errors import QualityError, QuantError
 from quant_assets.defs.decision import BACKTEST_TABLES
 from quant_assets.defs.decision import GROUP as DECISION
 from quant_assets.defs.grid import PARTITION, Grid
-from quant_assets.defs.jobs import MARKET_JOB
 from quant_assets.defs.market import GROUP as MARKET
 from quant_assets.defs.progress import listening
 from quant_assets.defs.validation import VALIDATION_TABLES
+from quant_assets.strategy.markets import MARKET_JOB
 from quant_assets.warehouse import Warehouse
 
 PIPELINE_TAG = "quant/pipeline"

@@ -1,5 +1,6 @@
 """Resources configure; the plain objects they return do the work."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -8,9 +9,12 @@ import dagster as dg
 import duckdb
 from dagster_duckdb import DuckDBResource
 
+from quant_assets.core.errors import WarehouseError
 from quant_assets.core.settings import Settings
 from quant_assets.models.store import ModelStore
 from quant_assets.warehouse import Warehouse, attached
+
+_log = logging.getLogger(__name__)
 
 
 class DuckDBFile(DuckDBResource):
@@ -29,6 +33,18 @@ class WarehouseResource(dg.ConfigurableResource[Warehouse]):
     writer: dg.ResourceDependency[DuckDBResource]
     reader: dg.ResourceDependency[DuckDBResource]
     lock_timeout_seconds: float = 600.0
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Warehouse]:
+        """The warehouse for the length of a run, which leaves a copy behind for readers that stay."""
+        warehouse = self.create_resource(context)
+        try:
+            yield warehouse
+        finally:
+            try:
+                warehouse.publish()
+            except WarehouseError as error:  # what the run made is stored all the same
+                (context.log or _log).warning("%s", error)
 
     def create_resource(self, context: dg.InitResourceContext) -> Warehouse:
         def connect(read_only: bool) -> AbstractContextManager[duckdb.DuckDBPyConnection]:

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from quant_assets.contracts import TABLES, VIEWS, Column, Table, features_daily
 from quant_assets.contracts.order import in_order
 from quant_assets.core.errors import WarehouseError, WarehouseLockedError
+from quant_assets.warehouse import published
 from quant_assets.warehouse.engine import attached
 
 _SILENT_SECONDS = 3.0
@@ -206,6 +207,26 @@ class Warehouse:
             finally:
                 _remove(part)
             return before, self.path.stat().st_size
+
+    def publish(self) -> Path:
+        """Leave a copy of the file, as it is now, for readers that stay; see `published`. Returns the copy's path.
+
+        Raises:
+            WarehouseError: the file cannot be read, or the copy not written; the last copy stays.
+            WarehouseLockedError: another process held it for `lock_timeout` seconds.
+        """
+        self._prepare_once()
+        with self.turn():
+            if self.path.with_name(f"{self.path.name}.wal").exists():  # a killed process left it
+                with self._connection(read_only=False) as connection:
+                    connection.execute("CHECKPOINT")
+            try:
+                return published.publish(self.path)
+            except OSError as error:
+                raise WarehouseError(
+                    f"cannot publish {self.path} to {published.folder(self.path)}: {error.strerror or error}; "
+                    "check its permissions and the free disk space"
+                ) from error
 
     def _prepare_once(self) -> None:
         if not self._prepared:
