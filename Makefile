@@ -7,8 +7,9 @@ DAGSTER := $(BIN)/python -W 'ignore:Function `dev_command` is superseded' -W 'ig
 export QUANT_HOME ?= $(CURDIR)/.quant
 export QUANT_DAGSTER ?= $(QUANT_HOME)/dagster
 export DAGSTER_HOME ?= $(CURDIR)
+export NO_MKDOCS_2_WARNING := true
 
-.PHONY: help install demo test unit check dev bench lock clean
+.PHONY: help install demo test unit check dev lab docs bench lock clean
 help:
 	@grep -hE "^[a-z]+:.*  ##" $(MAKEFILE_LIST) | sed "s|:.*  ##|	|"
 
@@ -42,6 +43,14 @@ check: install  ## style, types, layers, definitions
 dev: install  ## the Dagster UI and daemon on http://127.0.0.1:3000
 	@mkdir -p $(QUANT_DAGSTER)
 	$(DAGSTER) dev -h 127.0.0.1 -p 3000
+
+lab: install  ## the lab on http://127.0.0.1:8501, with the Dagster UI that starts its runs
+	@mkdir -p $(QUANT_DAGSTER)
+	@$(DAGSTER) dev -h 127.0.0.1 -p 3000 & started=$$!; trap "kill $$started" EXIT INT TERM; $(BIN)/quant lab
+
+docs: install  ## the documentation on http://127.0.0.1:8000
+	$(BIN)/mkdocs build --quiet --strict
+	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
 
 bench: install  ## all benches, or one with B=<name>
 	@for script in bench/$(if $(B),$(B),[a-z]*).py; do case $$script in bench/common.py|bench/portfolio_others.py) ;; *) $(BIN)/python $$script || exit 1;; esac; done

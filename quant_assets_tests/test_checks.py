@@ -426,6 +426,12 @@ def test_approved_weights_that_break_a_cap_are_found(warehouse: Warehouse, held:
     assert rows == ([("ranks", D[1])] if broken else [])
 
 
+def test_targets_of_another_version_of_the_file_count_for_no_cap(warehouse: Warehouse):
+    before = [one | {"version": "0.9.0"} for one in weights(D[1], A=0.9, B=0.4)]
+    put(warehouse, "targets", *before, *weights(D[1], A=0.6, B=0.4))
+    assert found(checks.caps_broken, scope_of(warehouse, ("ranks",))) == []
+
+
 def test_rejected_candidates_count_for_no_cap(warehouse: Warehouse):
     rejected = [one | {"approved": False, "weight": 0.0} for one in weights(D[1], C=0.0, E=0.0)]
     put(warehouse, "targets", *weights(D[1], A=0.6, B=0.4), *rejected)

@@ -30,6 +30,8 @@ pytestmark = [pytest.mark.slow, *DAGSTERS_OWN]
 
 COMMANDS = [
     ["env"],
+    ["lab"],
+    ["impact"],
     ["init-db"],
     ["symbols", "list"],
     ["symbols", "search"],

@@ -17,6 +17,7 @@ from quant_assets.contracts import TABLES
 from quant_assets.core.calendar import trading_calendar
 from quant_assets.core.settings import PROJECT_ROOT
 from quant_assets.defs import marts
+from quant_assets.defs.catalog import ROW_COUNT
 from quant_assets.warehouse import attached
 from quant_assets_tests.platform import END, LISTED, START, STRATEGIES, Platform, small_platform
 
@@ -221,6 +222,19 @@ def test_documented_columns_are_those_of_the_tables(finished: Platform, manifest
     for node in models(manifest):
         if node["name"] in MARTS:
             assert list(node["columns"]) == table(finished, node["name"]).columns, node["name"]
+
+
+@pytest.mark.slow
+def test_the_catalog_shows_the_rows_and_columns_of_a_mart(finished: Platform) -> None:
+    with finished.instance() as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey(["marts", "data_freshness"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    told = event.asset_materialization.metadata
+    assert told[ROW_COUNT].value == 3
+    columns = told["dagster/column_schema"].value.columns
+    assert [(one.name, one.type) for one in columns[:2]] == [("symbol", "VARCHAR"), ("first_session", "DATE")]
+    assert all(one.description for one in columns)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from quant_assets.contracts import TABLES
 from quant_assets.defs import validation
 from quant_assets.defs.decision import decision_assets
 from quant_assets.defs.resources import resources
-from quant_assets.defs.validation import VALIDATION_TABLES, validation_assets, verdict_path
+from quant_assets.defs.validation import VALIDATION_TABLES, validation_assets
 from quant_assets.strategy import StrategySpec, load_strategies
 from quant_assets.warehouse import Warehouse, Writer
 from quant_assets_tests.platform import (
@@ -222,7 +222,7 @@ def test_a_backtest_and_its_validation_in_one_run_leave_measures_curves_findings
     findings = before.warehouse.query("SELECT * FROM backtest_findings ORDER BY finding_no")
     assert findings["finding_no"].to_list() == list(range(findings.height))
     assert "short_period" in findings["finding"].to_list()
-    page = verdict_path(before.platform.settings, "waves", result.run_id).read_text()
+    page = before.platform.settings.verdict_report("waves", result.run_id).read_text()
     assert metadata["report"].endswith(f"reports/validation/waves/{result.run_id}.html")
     assert "small/tsmom" in page
     assert metadata["period"] == f"{FIRST}..{END}"

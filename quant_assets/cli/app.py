@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from quant_assets.cli import console, research, validation
+from quant_assets.cli import console, lineage, research, validation
 from quant_assets.cli.options import (
     COST,
     ISO,
@@ -70,6 +70,7 @@ app.add_typer(db_app, name="db")
 for module, names in (
     (research, ("sweep", "trials", "factors", "compare")),
     (validation, ("validate", "verdicts")),
+    (lineage, ("trace", "impact")),
 ):
     for name in names:
         app.command(name)(getattr(module, name))
@@ -305,14 +306,33 @@ def daily(strategy: StrategiesOption = None, asof: AsOf = None, market: MarketOp
 def marts() -> None:
     """Make the tables for SQL tools from what is stored, and test them."""
     launcher = session.launcher
-    from quant_assets.defs.marts import JOB, MANIFEST, row_counts
+    from quant_assets.defs.marts import JOB, MANIFEST, stored_tables
 
     if not MANIFEST.exists():
         raise ConfigError(f"{MANIFEST} is missing; `make install` prepares it")
     run = launcher.run_job(JOB)
-    counts = [(name, rows) for name, rows in row_counts(session.settings).items() if not name.startswith("int_")]
+    tables = stored_tables(session.settings)
+    counts = [(name, table.rows) for name, table in tables.items() if not name.startswith("int_")]
     console.table(f"marts in {session.settings.marts_path}", ["table", "rows"], counts)
     session.finish([run])
+
+
+@app.command("lab")
+def lab(
+    host: Annotated[str, typer.Option(help="address to listen on; anyone who reaches it can start runs")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port to listen on", min=1, max=65535)] = 8501,
+) -> None:
+    """Serve the lab: what is stored, in a browser. Runs are started through Dagster's server (`make dev`)."""
+    import importlib.util
+
+    from quant_assets.lab.serve import command
+
+    if importlib.util.find_spec("streamlit") is None:
+        raise ConfigError("the lab needs Streamlit, which is not installed; run `pip install 'quant_assets[lab]'`")
+    if session.settings.warehouse_path.exists():
+        session.warehouse.publish()
+    console.say(f"lab: http://{host}:{port}")
+    os.execv(sys.executable, command(host, port))
 
 
 @app.command("runs")
@@ -329,18 +349,6 @@ def runs(limit: Annotated[int, typer.Option(help="how many", min=1)] = 20) -> No
         started = f"{one.started:%Y-%m-%d %H:%M:%S} UTC" if one.started else "not started"
         console.say(f"{one.run_id}  {one.status:<8} {started}  {took}")
         console.say(f"    {one.what}" + (f"  pipeline {one.pipeline}" if one.pipeline else ""))
-
-
-@app.command("trace")
-def trace(
-    strategy: StrategyOption, symbol: Annotated[str, typer.Option("--symbol", help="symbol")], asof: AsOf = None
-) -> None:
-    """From a target back to prediction, model, features and bars, with the runs that made them."""
-    _, spec = session.strategy(strategy)
-    instance = session.launcher.instance
-    from quant_assets.defs.lineage import trace as follow
-
-    console.tree(follow(session.warehouse, instance, spec, symbol.upper(), as_date(asof)))
 
 
 @check_app.command("leakage")
@@ -550,7 +558,7 @@ def _summaries(run_ids: list[str]) -> None:
         [[name, *("-" if row[name] is None else told(row[name]) for row in found)] for name, told in measures.items()],
     )
     for row in found:
-        report = session.settings.reports_dir / row["strategy_id"] / f"{row['run_id']}.html"
+        report = session.settings.backtest_report(row["strategy_id"], row["run_id"])
         console.say(f"report of {row['strategy_id']}: {report}")
 
 

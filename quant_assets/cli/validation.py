@@ -62,8 +62,6 @@ def validate(
 def _results(strategy: str, run_id: str) -> None:
     import polars as pl
 
-    from quant_assets.defs.validation import verdict_path
-
     rows = session.warehouse.query(
         "SELECT method, measure, value, verdict, threshold, threshold IS NOT NULL OR method = 'verdict' AS judged "
         "FROM validation_results WHERE run_id = ? AND strategy_id = ?",
@@ -82,7 +80,7 @@ def _results(strategy: str, run_id: str) -> None:
         console.table(
             f"{strategy}: the doctor's findings", ["severity", "finding", "evidence", "remedy"], findings.rows()
         )
-    console.say(f"report: {verdict_path(session.settings, strategy, run_id)}")
+    console.say(f"report: {session.settings.verdict_report(strategy, run_id)}")
 
 
 def verdicts(

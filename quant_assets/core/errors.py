@@ -10,7 +10,8 @@ QuantError                      one clear line: the value, the limit, the remedy
 │       └── PermanentProviderError   a retry cannot (unknown symbol, bad key, premium endpoint)
 ├── WarehouseError              the tables at rest
 │   └── WarehouseLockedError    somebody else held the file for as long as we were willing to wait
-└── ModelError                  a model that is missing, tampered with or cannot be trained
+├── ModelError                  a model that is missing, tampered with or cannot be trained
+└── LabError                    the lab's sources: nothing published yet, Dagster's server does not answer or refuses
 """
 
 from typing import ClassVar
@@ -62,3 +63,7 @@ class WarehouseLockedError(WarehouseError):
 
 class ModelError(QuantError):
     """A model file that is missing or changed, or a training that cannot be done."""
+
+
+class LabError(QuantError):
+    """What a page of the lab needs is not there: nothing published, no Dagster server, a refusal of its."""

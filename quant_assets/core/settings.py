@@ -38,14 +38,21 @@ class Settings(BaseSettings):
     files_dir: Path | None = None
     """Folder that the `files` provider reads, one CSV or Parquet per symbol."""
     alpha_vantage_api_key: SecretStr | None = Field(default=None, validation_alias="ALPHA_VANTAGE_API_KEY")
+    """Key of provider `alpha_vantage`; never logged."""
     alpha_vantage_url: str = "https://www.alphavantage.co/query"
+    """Where provider `alpha_vantage` asks: the public address, or a stand-in."""
     alpha_vantage_per_minute: int = Field(default=5, ge=1)
+    """Requests in any 60 seconds."""
     alpha_vantage_per_day: int = Field(default=25, ge=1)
+    """Requests in a day of New York time."""
     ccxt_url: str | None = None
     """Takes the place of scheme and host in every address of provider `ccxt`'s exchange: a proxy, or a stand-in."""
     http_timeout_seconds: float = Field(default=30.0, gt=0)
+    """For one request to a provider."""
     lock_timeout_seconds: float = Field(default=600.0, gt=0)
     """How long a writer waits for its turn at the warehouse before it gives up."""
+    dagster_url: str = "http://127.0.0.1:3000"
+    """Dagster's web server, where the lab starts runs and asks for them."""
     sweep_backend: Literal["processes", "threads", "dask"] = "processes"
     """Where the cells of a sweep are computed once it outlasts its first seconds."""
     sweep_workers: int | None = Field(default=None, ge=1)
@@ -88,6 +95,14 @@ class Settings(BaseSettings):
     @property
     def reports_dir(self) -> Path:
         return self.home / "reports"
+
+    def backtest_report(self, strategy_id: str, run_id: str) -> Path:
+        """Where the report of a backtest lies."""
+        return self.reports_dir / strategy_id / f"{run_id}.html"
+
+    def verdict_report(self, strategy_id: str, run_id: str) -> Path:
+        """Where the report of a validation lies."""
+        return self.reports_dir / "validation" / strategy_id / f"{run_id}.html"
 
 
 @cache

@@ -307,15 +307,16 @@ def _targets(scope: Scope) -> pl.DataFrame:
 
 
 def caps_broken(scope: Scope) -> pl.DataFrame:
-    """Rebalances whose approved weights break R1, R2 or R3 of the strategy file."""
+    """Rebalances whose approved weights break R1, R2 or R3 of the strategy file; those of its other versions may."""
     rows = _targets(scope).filter(pl.col("approved"))
-    per_date = rows.group_by("strategy_id", "asof").agg(
+    per_date = rows.group_by("strategy_id", "version", "asof").agg(
         gross=pl.col("weight").abs().sum(), largest=pl.col("weight").abs().max(), positions=pl.len()
     )
     frames = []
     for key in scope.slice.keys:
-        rules = scope.strategies[key].supervisor
-        mine = per_date.filter(pl.col("strategy_id") == key)
+        spec = scope.strategies[key]
+        rules = spec.supervisor
+        mine = per_date.filter(strategy_id=key, version=spec.version).drop("version")
         frames.append(
             mine.filter(
                 (pl.col("gross") > rules.gross_exposure_cap + 1e-9)

@@ -14,9 +14,8 @@ from quant_assets.core.slices import Slice
 from quant_assets.defs.failures import failing_clearly
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.progress import Report, reporter
+from quant_assets.strategy.markets import PERIOD_TAG, STRATEGY_TAG
 from quant_assets.warehouse import Writer
-
-STRATEGY_TAG, PERIOD_TAG = "quant/strategy", "quant/period"
 
 
 @dataclass(frozen=True)

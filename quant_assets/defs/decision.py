@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -30,7 +29,7 @@ from quant_assets.core.errors import ConfigError
 from quant_assets.core.settings import Settings
 from quant_assets.defs.automation import when_inputs_are_in
 from quant_assets.defs.catalog import row_count, table_asset
-from quant_assets.defs.context import STRATEGY_TAG, Piece, attach, pass_gate, piece_of
+from quant_assets.defs.context import Piece, attach, pass_gate, piece_of
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import code_version
 from quant_assets.defs.sources import labelled_features, signal_source
@@ -41,6 +40,7 @@ from quant_assets.models.store import ModelStore
 from quant_assets.strategy.compose import Decisions, decide, history, rebalance_dates, signal_scores
 from quant_assets.strategy.gate import FLAG, gated, own_verdict
 from quant_assets.strategy.ledger import Ledger, family, record, tried
+from quant_assets.strategy.markets import STRATEGY_TAG
 from quant_assets.strategy.spec import StrategySpec
 from quant_assets.strategy.universe import Bounds
 from quant_assets.warehouse import Warehouse
@@ -434,7 +434,7 @@ def _show(
             "universe": f"{piece.grid.universe.name} {piece.grid.universe.version}",
         },
     )
-    path = write_report(report_path(settings, spec.strategy_id, piece.run_id), result, context)
+    path = write_report(settings.backtest_report(spec.strategy_id, piece.run_id), result, context)
     piece.report(f"{spec.strategy_id}: report {path}")
     title, config = f"{spec.strategy_id} {spec.version}", result.config
     picture = equity_png(result.equity, title, benchmark)
@@ -449,8 +449,3 @@ def _show(
         **{name: result.summary[name] for name in shown if result.summary[name] is not None},
         **({"unfilled targets": result.unfilled.height} if result.unfilled.height else {}),
     }
-
-
-def report_path(settings: Settings, strategy_id: str, run_id: str) -> Path:
-    """Where a backtest's report lies."""
-    return settings.reports_dir / strategy_id / f"{run_id}.html"

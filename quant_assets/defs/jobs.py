@@ -6,12 +6,11 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from quant_assets.defs.catalog import OWNERS
-from quant_assets.defs.context import STRATEGY_TAG
 from quant_assets.defs.decision import GROUP as DECISION
 from quant_assets.defs.decision import BacktestRun
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import GROUP as MARKET
-from quant_assets.strategy.markets import MARKET_JOB
+from quant_assets.strategy.markets import MARKET_JOB, STRATEGY_TAG
 from quant_assets.strategy.spec import StrategySpec
 
 

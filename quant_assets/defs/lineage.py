@@ -1,28 +1,23 @@
-"""Where a number came from: from a target back to model, features, bars, and the runs and code that made each."""
+"""What run storage knows of the runs that made a number: their state, checks and code, and what they restated."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
+from functools import cache
 from typing import Any
 
 import dagster as dg
 
-from quant_assets.contracts import features_daily
-from quant_assets.core.errors import ConfigError
-from quant_assets.features import feature_set
-from quant_assets.strategy.compose import history
-from quant_assets.strategy.spec import StrategySpec
-from quant_assets.warehouse import Warehouse
+from quant_assets.defs.grid import PARTITION, Grid
+from quant_assets.defs.market import RESTATED
+from quant_assets.strategy.lineage import Node
+from quant_assets.strategy.markets import RANGE_END
 
-
-@dataclass(frozen=True)
-class Node:
-    """One link of the chain: what it is, what is known of it, and what it was made from."""
-
-    title: str
-    facts: Mapping[str, str]
-    parents: tuple["Node", ...] = ()
+_EVENTS = 20
+"""Materialisations of one partition that are looked through for that of a certain run."""
+_RUNS = 200
+"""Runs that are looked through for the newest restatement."""
 
 
 @dataclass(frozen=True)
@@ -71,112 +66,62 @@ def metadata_of(instance: dg.DagsterInstance, run_id: str) -> dict[str, Any]:
     return {name: told.value for name, told in newest.asset_materialization.metadata.items()}
 
 
-def trace(
-    warehouse: Warehouse, instance: dg.DagsterInstance, spec: StrategySpec, symbol: str, asof: date | None = None
-) -> Node:
-    """The chain behind a strategy's target for `symbol`: the latest rebalance on or before `asof`.
-
-    Raises:
-        ConfigError: no such target.
-    """
-    rows = warehouse.query(
-        'SELECT * FROM targets WHERE strategy_id = ? AND symbol = ? AND "asof" <= ? ORDER BY "asof" DESC LIMIT 1',
-        [spec.strategy_id, symbol, asof or date.max],
-    )
-    if rows.is_empty():
-        raise ConfigError(
-            f"{spec.strategy_id} has no target for {symbol} on or before {asof or 'today'}; "
-            f"run `quant pipeline run --strategy {spec.strategy_id}` or choose another symbol or date"
-        )
-    target = rows.row(0, named=True)
-    facts = {
-        "weight": f"{target['weight']:.4f}",
-        "approved": str(target["approved"]),
-        "score": "none" if target["score"] is None else f"{target['score']:.6g}",
-        "rules": ", ".join(target["risk_flags"]) or "none",
-        "reason": target["reason"],
-        "strategy": f"{spec.strategy_id} {target['version']} (file sha256 {spec.source_hash[:16]})",
-    }
-    title = f"target {spec.strategy_id} / {symbol} as of {target['asof']}"
-    read = (
-        _bars(warehouse, instance, symbol, target["asof"], history(spec))
-        if spec.feature_version is None
-        else _features(warehouse, instance, spec.feature_version, symbol, target["asof"])
-    )
-    parents = (_prediction(warehouse, instance, spec, symbol, target["asof"], read) if spec.model else read,)
-    return Node(title, facts | _run_facts(instance, target["run_id"]), parents)
+def with_runs(node: Node, instance: dg.DagsterInstance) -> Node:
+    """The chain with the state, checks and code version of the runs that made each of its nodes."""
+    return _with_runs(node, instance, cache(lambda run_id: _run_facts(instance, run_id)))
 
 
-def _prediction(
-    warehouse: Warehouse, instance: dg.DagsterInstance, spec: StrategySpec, symbol: str, day: date, features: Node
-) -> Node:
-    assert spec.model is not None
-    rows = warehouse.query(
-        "SELECT p.score, p.calibrated_score, p.run_id AS scored_by, m.* "
-        "FROM predictions p JOIN models m USING (model_id) "
-        "WHERE p.symbol = ? AND p.ts = ? AND m.experiment_id = ?",
-        [symbol, day, spec.model.experiment_id],
-    )
-    if rows.is_empty():
-        return Node(f"prediction {symbol} {day}", {"score": "none stored"}, (features,))
-    row = rows.row(0, named=True)
-    metrics = json.loads(row["metrics"])
-    model = Node(
-        f"model {row['model_id']}",
-        {
-            "experiment": row["experiment_id"],
-            "scope": row["scope"],
-            "trained on": f"{row['train_from']} .. {row['train_to']} ({metrics.get('rows')} rows, "
-            f"as known on {metrics.get('training_date')})",
-            "hold-out": json.dumps(metrics.get("holdout")),
-            "file": f"{row['path']} (sha256 {row['sha256'][:16]})",
-            **_run_facts(instance, row["run_id"]),
-        },
-    )
-    facts = {
-        "score": f"{row['score']:.6g}",
-        "calibrated": "none" if row["calibrated_score"] is None else f"{row['calibrated_score']:.4f}",
-        **_run_facts(instance, row["scored_by"]),
-    }
-    return Node(f"prediction {symbol} {day}", facts, (model, features))
+def _with_runs(node: Node, instance: dg.DagsterInstance, told: Callable[[str], Mapping[str, str]]) -> Node:
+    facts = dict(node.facts)
+    for run_id in node.run_ids:
+        facts |= told(run_id)
+        if version := _code_version(instance, node, run_id):
+            facts["code version"] = ", ".join(dict.fromkeys(filter(None, (facts.get("code version"), version))))
+    parents = tuple(_with_runs(parent, instance, told) for parent in node.parents)
+    return replace(node, facts=facts, parents=parents)
 
 
-def _features(warehouse: Warehouse, instance: dg.DagsterInstance, version: str, symbol: str, day: date) -> Node:
-    chosen = feature_set(version)
-    rows = warehouse.query(
-        f"SELECT * FROM {features_daily.wide(version, chosen.names).name} WHERE symbol = ? AND ts = ?", [symbol, day]
-    )
-    bars = _bars(warehouse, instance, symbol, day, chosen.lookback)
-    title = f"features {version} of {symbol} {day}"
-    if rows.is_empty():
-        return Node(title, {"values": "none stored"}, (bars,))
-    row = rows.row(0, named=True)
-    values = ", ".join(f"{name} {row[name]:.4g}" for name in chosen.names if row[name] is not None)
-    return Node(
-        title, {"values": values, "partition": f"{day}|{symbol}", **_run_facts(instance, row["run_id"])}, (bars,)
-    )
+def _code_version(instance: dg.DagsterInstance, node: Node, run_id: str) -> str | None:
+    """By which version of its asset's code the run made the node; None where it left no event of it."""
+    run = instance.get_run_by_id(run_id)
+    newest = run and (run.tags.get(RANGE_END) or run.tags.get(PARTITION))
+    cells = [cell for cell in (node.partition, newest) if cell]
+    if not cells:
+        return None
+    wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(node.asset), asset_partitions=cells)
+    for record in instance.fetch_materializations(wanted, limit=_EVENTS).records:
+        if record.run_id == run_id and record.asset_materialization is not None:
+            return (record.asset_materialization.tags or {}).get("dagster/code_version")
+    return None
 
 
-def _bars(warehouse: Warehouse, instance: dg.DagsterInstance, symbol: str, day: date, lookback: int | None) -> Node:
-    """The bar of `day` and `lookback` before it; None: all of them."""
-    rows = warehouse.query(
-        "SELECT min(ts) AS first, max(ts) AS last, count(*) AS bars, list(DISTINCT source) AS sources, "
-        "list(DISTINCT run_id) AS runs FROM "
-        "(SELECT * FROM ohlcv WHERE symbol = ? AND ts <= ? ORDER BY ts DESC LIMIT ?)",
-        [symbol, day, None if lookback is None else lookback + 1],
-    )
-    row = rows.row(0, named=True)
-    held = warehouse.query(
-        "SELECT count(*) AS n FROM quarantine WHERE symbol = ? AND ts BETWEEN ? AND ?", [symbol, row["first"], day]
-    )
-    facts = {
-        "partitions": f"{row['first']}|{symbol} .. {row['last']}|{symbol} ({row['bars']} bars)",
-        "provider": ", ".join(row["sources"] or []),
-        "quarantined": str(held["n"][0]),
-    }
-    for run_id in (row["runs"] or [])[:3]:
-        facts |= _run_facts(instance, run_id)
-    return Node(f"bars of {symbol}", facts)
+def newest_restatement(
+    instance: dg.DagsterInstance, grid: Grid, symbol: str, run_id: str | None = None
+) -> tuple[date, date] | None:
+    """First and last date of the symbol's stored bars that a run changed: `run_id`, or else the newest that did."""
+    key = grid.key("ohlcv")
+    runs = instance.get_runs(dg.RunsFilter(run_ids=[run_id]) if run_id else None, limit=_RUNS)
+    ends = [_end_of(run, grid, symbol) for run in runs if key in (run.asset_selection or (key,))]
+    cells = list(dict.fromkeys(filter(None, ends)))
+    if not cells:
+        return None
+    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=cells)
+    for record in instance.fetch_materializations(wanted, limit=_EVENTS * len(cells)).records:
+        made = record.asset_materialization
+        value = made.metadata[RESTATED].value if made and RESTATED in made.metadata else {}
+        if isinstance(value, dict) and symbol in value and run_id in (None, record.run_id):
+            first, last = value[symbol]
+            return date.fromisoformat(first), date.fromisoformat(last)
+    return None
+
+
+def _end_of(run: dg.DagsterRun, grid: Grid, symbol: str) -> str | None:
+    """The newest of the symbol's cells in a run: where ohlcv says what it restated."""
+    with suppress(ValueError):  # names that have left the universe since
+        piece = grid.slice_of_tags(dict(run.tags))
+        if piece and symbol in piece.keys:
+            return f"{grid.date_key(piece.last)}|{symbol}"
+    return None
 
 
 def _run_facts(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:

@@ -42,6 +42,8 @@ class DbtGraph:
     tests: dict[str, dg.AssetCheckSpec]
     names: dict[str, str]
     """Unique id -> the name by which dbt selects the node."""
+    columns: dict[str, dict[str, str]]
+    """Unique id of a model -> what each of its columns holds."""
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any], upstream: Collection[dg.AssetKey]) -> "DbtGraph":
@@ -69,7 +71,8 @@ class DbtGraph:
             for one, node in nodes.items()
             if node["resource_type"] == "test"
         }
-        return cls(specs, tests, {one: node["name"] for one, node in nodes.items()})
+        columns = {one: _columns(node) for one, node in models.items()}
+        return cls(specs, tests, {one: node["name"] for one, node in nodes.items()}, columns)
 
 
 def _path(node: Mapping[str, Any]) -> list[str]:
@@ -77,8 +80,12 @@ def _path(node: Mapping[str, Any]) -> list[str]:
     return node["config"].get("meta", {}).get("dagster", {}).get("asset_key") or [node["schema"], node["name"]]
 
 
+def _columns(node: Mapping[str, Any]) -> dict[str, str]:
+    return {one["name"]: one["description"] for one in node["columns"].values()}
+
+
 def _spec(node: Mapping[str, Any], keys: Mapping[str, list[dg.AssetKey]]) -> dg.AssetSpec:
-    columns = "\n".join(f"- `{one['name']}`: {one['description']}" for one in node["columns"].values())
+    columns = "\n".join(f"- `{name}`: {holds}" for name, holds in _columns(node).items())
     return dg.AssetSpec(
         keys[node["unique_id"]][0],
         deps=list(dict.fromkeys(key for one in node["depends_on"]["nodes"] for key in keys[one])),
@@ -109,7 +116,7 @@ def mart_assets(upstream: Collection[dg.AssetKey], settings: Settings) -> list[d
         models = {one: spec for one, spec in graph.models.items() if spec.key in context.selected_asset_keys}
         tests = {one: spec for one, spec in graph.tests.items() if spec.key in context.selected_asset_check_keys}
         with failing_clearly():
-            yield from _build(DbtGraph(models, tests, graph.names), settings, reporter(context))
+            yield from _build(DbtGraph(models, tests, graph.names, graph.columns), settings, reporter(context))
 
     return [marts]
 
@@ -132,12 +139,13 @@ def _build(chosen: DbtGraph, settings: Settings, report: Report) -> Iterator[Res
         WarehouseError: dbt did not run, or a model was not made.
     """
     finished, errors = _run_dbt(chosen, settings)
-    rows = row_counts(settings)
+    tables = stored_tables(settings)
     for one, result in finished.items():  # in the order they were made
         if one in chosen.models and result["status"] == "success":
-            counted = {ROW_COUNT: rows[name]} if (name := chosen.names[one]) in rows else {}
+            table = tables.get(chosen.names[one])
+            told = _metadata(table, chosen.columns[one]) if table else {}
             yield dg.MaterializeResult(
-                asset_key=chosen.models[one].key, metadata={"seconds": result["execution_time"], **counted}
+                asset_key=chosen.models[one].key, metadata={"seconds": result["execution_time"], **told}
             )
         elif one in chosen.tests and result["status"] != "skipped":
             check = chosen.tests[one]
@@ -211,15 +219,30 @@ def _line(text: str) -> str:
     return " ".join(text.split())[:300]
 
 
-def row_counts(settings: Settings) -> dict[str, int]:
-    """Rows by table; views would have to read the warehouse."""
+@dataclass(frozen=True)
+class StoredTable:
+    """A table of the marts' file: its rows, and name -> DuckDB type of its columns."""
+
+    rows: int
+    columns: dict[str, str]
+
+
+def stored_tables(settings: Settings) -> dict[str, StoredTable]:
+    """The tables of the marts' file by name; views would have to read the warehouse."""
     if not settings.marts_path.exists():
         return {}
     warehouse = Warehouse(settings.warehouse_path, lock_timeout=settings.lock_timeout_seconds)
     # whoever holds the one file has the other open
     with warehouse.turn(reading=True), attached(settings.marts_path, read_only=True) as connection:
-        tables = connection.execute("SELECT table_name, schema_name FROM duckdb_tables() ORDER BY ALL").fetchall()
-        return {
-            name: connection.execute(f'SELECT count(*) FROM marts."{schema}"."{name}"').fetchall()[0][0]
-            for name, schema in tables
-        }
+        names = connection.execute("SELECT schema_name, table_name FROM duckdb_tables() ORDER BY table_name").fetchall()
+        return {name: _table(connection.table(f'marts."{schema}"."{name}"')) for schema, name in names}
+
+
+def _table(relation: Any) -> StoredTable:
+    columns = {name: str(kind) for name, kind in zip(relation.columns, relation.types, strict=True)}
+    return StoredTable(len(relation), columns)
+
+
+def _metadata(table: StoredTable, holds: Mapping[str, str]) -> dict[str, Any]:
+    columns = [dg.TableColumn(name, kind, holds.get(name)) for name, kind in table.columns.items()]
+    return {ROW_COUNT: table.rows, "dagster/column_schema": dg.TableSchema(columns)}

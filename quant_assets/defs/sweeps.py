@@ -24,7 +24,7 @@ from quant_assets.core.errors import ConfigError, QualityError
 from quant_assets.core.settings import Settings
 from quant_assets.defs.catalog import OWNERS, row_count, table_asset
 from quant_assets.defs.checks import check_results
-from quant_assets.defs.context import STRATEGY_TAG, tag_run
+from quant_assets.defs.context import tag_run
 from quant_assets.defs.failures import failing_clearly
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import code_version
@@ -33,6 +33,7 @@ from quant_assets.defs.sources import sources_of
 from quant_assets.market_data.history import adjusted_bars
 from quant_assets.strategy import ledger, sweep
 from quant_assets.strategy.evaluate import Evaluator
+from quant_assets.strategy.markets import STRATEGY_TAG
 from quant_assets.strategy.spec import StrategySpec
 from quant_assets.validation.sharpe import expected_best
 from quant_assets.warehouse import Warehouse

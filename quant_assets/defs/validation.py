@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -135,11 +134,6 @@ def validation_assets(grid: Grid, strategies: Strategies, settings: Settings) ->
         return dg.MaterializeResult(check_results=list(_check_results(key, judged)))
 
     return [validation_asset]
-
-
-def verdict_path(settings: Settings, strategy_id: str, run_id: str) -> Path:
-    """Where a validation's report lies."""
-    return settings.reports_dir / "validation" / strategy_id / f"{run_id}.html"
 
 
 @dataclass
@@ -349,7 +343,7 @@ class _Work:
                 },
             )
             path = write_verdict_report(
-                verdict_path(self.settings, spec.strategy_id, piece.run_id), assessment, findings, context
+                self.settings.verdict_report(spec.strategy_id, piece.run_id), assessment, findings, context
             )
             pictures = verdict_pngs(assessment, context)
         took = ", ".join(f"{part} {seconds:.2f} s" for part, seconds in self.seconds.items())

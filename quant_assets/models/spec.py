@@ -47,20 +47,22 @@ class ModelSpec(BaseModel):
         description="regression predicts label_value; classification the probability that label_value > 0"
     )
     label: Name = Field(description="a label of the label set, such as fwd_ret_60d or direction_60d")
-    label_version: Name = "v1"
-    feature_version: Name = "v1"
+    label_version: Name = Field(default="v1", description="the label set")
+    feature_version: Name = Field(default="v1", description="a feature set of the universe")
     features: tuple[Name, ...] | None = Field(default=None, description="none: every feature of the set")
     scope: Literal["symbol", "universe"] = Field(
         default="universe", description="one model per symbol, or one pooled model for all of them"
     )
-    retrain: Literal["monthly", "quarterly", "yearly"] = "quarterly"
+    retrain: Literal["monthly", "quarterly", "yearly"] = Field(
+        default="quarterly", description="trained anew on the first session of each"
+    )
     train_years: float | None = Field(default=None, gt=0, description="none: an expanding window")
     min_train_rows: int = Field(default=252, ge=2, description="with fewer labelled rows known no model is trained")
     holdout: float = Field(
         default=0.2, ge=0, lt=1, description="newest share of training dates on which metrics and calibration are taken"
     )
     params: LightGBMParams = LightGBMParams()
-    seed: int = Field(default=7, ge=0, le=2**31 - 1)
+    seed: int = Field(default=7, ge=0, le=2**31 - 1, description="of all that training draws at random")
 
     @field_validator("features")
     @classmethod

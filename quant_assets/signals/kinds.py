@@ -13,8 +13,8 @@ class FactorRankInputs(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    feature_version: str = Field(min_length=1)
-    feature_name: str = Field(min_length=1)
+    feature_version: str = Field(min_length=1, description="a feature set of the universe")
+    feature_name: str = Field(min_length=1, description="the feature of the set whose value is the score")
     descending: bool = Field(default=True, description="true: the highest value ranks first; false: the lowest")
 
 

@@ -10,7 +10,7 @@ from quant_assets.core.calendar import TradingCalendar
 from quant_assets.strategy.ledger import configuration, configuration_id
 from quant_assets.strategy.spec import StrategySpec
 from quant_assets.strategy.universe import Universe
-from quant_assets.warehouse import Warehouse
+from quant_assets.warehouse import Source
 
 FLAG = "V1"
 
@@ -27,7 +27,7 @@ class LastVerdict:
 
 
 def own_verdict(
-    warehouse: Warehouse, spec: StrategySpec, market: Universe, calendar: TradingCalendar, universes: Path
+    warehouse: Source, spec: StrategySpec, market: Universe, calendar: TradingCalendar, universes: Path
 ) -> LastVerdict | None:
     """The last verdict on a strategy as its file is: its configuration, its version, its period's first session.
 
@@ -41,9 +41,7 @@ def own_verdict(
     return last_verdict(warehouse, spec.strategy_id, spec.version, own, first)
 
 
-def last_verdict(
-    warehouse: Warehouse, strategy_id: str, version: str, configured: str, first: date
-) -> LastVerdict | None:
+def last_verdict(warehouse: Source, strategy_id: str, version: str, configured: str, first: date) -> LastVerdict | None:
     """The verdict that has seen most, of several the newest; None without any.
 
     Args:

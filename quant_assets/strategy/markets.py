@@ -6,6 +6,7 @@ Belongs here: what those who read the graph from outside share with those who de
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 
 from quant_assets.core.calendar import TradingCalendar, trading_calendar, window_start
 from quant_assets.core.errors import ConfigError, StrategyError
@@ -15,6 +16,8 @@ from quant_assets.strategy.universe import Universe, load_universe
 
 RANGE_START, RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 MARKET_JOB = "market_stage"
+STRATEGY_TAG, PERIOD_TAG = "quant/strategy", "quant/period"
+"""Tags of runs: the strategy that one is of, and its sessions."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,26 @@ def load_markets(config: Settings) -> list[Market]:
         ConfigError: an unknown market universe or calendar.
         StrategyError: a universe or strategy file that cannot be used.
     """
+    universes = load_universes(config)
+    _refuse_shared_symbols(universes)
+    strategies = load_strategies(config.strategies_dir)
+    for spec in strategies.values():
+        check_market(spec, universes, config.strategies_dir)
+    markets = []
+    for universe in universes:
+        own = {name: spec for name, spec in strategies.items() if universe_of(spec, universes) is universe}
+        prefix = "" if universe is universes[0] else universe.name
+        markets.append(Market(Layout(universe, trading_calendar(universe.calendar), tuple(own), prefix), own))
+    return markets
+
+
+def load_universes(config: Settings) -> list[Universe]:
+    """The universes that are markets, the primary one first, then by name, whatever the strategy files say.
+
+    Raises:
+        ConfigError: an unknown market universe.
+        StrategyError: a universe file that cannot be used.
+    """
     folder = config.strategies_dir / "universes"
     path = folder / f"{config.market}.yaml"
     if not path.is_file():
@@ -82,21 +105,25 @@ def load_markets(config: Settings) -> list[Market]:
         raise ConfigError(f"QUANT_MARKET is {config.market!r}, but {path} does not exist (there are: {known})")
     primary = load_universe(path)
     others = [load_universe(file) for file in sorted(folder.glob("*.yaml")) if file != path]
-    universes = [primary, *(one for one in others if one.calendar != primary.calendar)]
-    _refuse_shared_symbols(universes)
-    strategies = load_strategies(config.strategies_dir)
-    markets = []
-    for universe in universes:
-        own = {name: spec for name, spec in strategies.items() if _universe_of(spec, universes) is universe}
-        for spec in own.values():
-            spec.bounds(universe, folder)
-            _refuse_unknown_features(spec, universe)
-        prefix = "" if universe is primary else universe.name
-        markets.append(Market(Layout(universe, trading_calendar(universe.calendar), tuple(own), prefix), own))
-    return markets
+    return [primary, *(one for one in others if one.calendar != primary.calendar)]
 
 
-def _universe_of(spec: StrategySpec, markets: Sequence[Universe]) -> Universe:
+def check_market(spec: StrategySpec, markets: Sequence[Universe], folder: Path) -> None:
+    """Check that the strategy's market has its symbols and its features.
+
+    Args:
+        markets: as `load_universes` gives them.
+        folder: of the strategy files.
+
+    Raises:
+        StrategyError: a universe or symbol that is not there, another calendar, or a feature set of no use there.
+    """
+    market = universe_of(spec, markets)
+    spec.bounds(market, folder / "universes")
+    _refuse_unknown_features(spec, market)
+
+
+def universe_of(spec: StrategySpec, markets: Sequence[Universe]) -> Universe:
     """The market that the strategy names; the primary one if what it names is none, but symbols or a part of it."""
     return next((one for one in markets if one.name == spec.universe), markets[0])
 

@@ -38,7 +38,7 @@ SCHEMA_FILE = "strategy.schema.json"
 class InlineUniverse(Section):
     """Symbols of the market universe, named in the strategy file itself."""
 
-    symbols: Annotated[tuple[Symbol, ...], Field(strict=False)]
+    symbols: Annotated[tuple[Symbol, ...], Field(strict=False, description="tickers, at least one")]
 
     @field_validator("symbols")
     @classmethod
@@ -96,8 +96,10 @@ Signal = Annotated[FactorRank | ModelScore | RuleSignal, Field(discriminator="ty
 
 
 class Rebalance(Section):
-    frequency: Literal["daily", "weekly", "monthly"]
-    asof_policy: Literal["close"] = "close"
+    frequency: Literal["daily", "weekly", "monthly"] = Field(
+        description="decides on every session, or on the last one of each week or month"
+    )
+    asof_policy: Literal["close"] = Field(default="close", description="decided at the session's close")
     threshold: float = Field(
         default=0.0, ge=0, lt=1, description="an order that moves a weight by less is not placed, unless it closes"
     )
@@ -118,12 +120,16 @@ class Portfolio(Section):
     """
 
     top_k: int | None = Field(default=None, ge=1, description="none, for rules only: all symbols")
-    weighting: Annotated[Weighting, BeforeValidator(_known_weighting)] = "equal"
+    weighting: Annotated[Weighting, BeforeValidator(_known_weighting)] = Field(
+        default="equal", description="how the money is shared among what is held"
+    )
     risk_window: int = Field(default=60, ge=2, le=2520, description="sessions of returns for risk_parity and hrp")
     short: Literal["none", "hedge", "full"] = Field(
         default="none", description="hedge: short positions only while the account is hedge_drawdown below its peak"
     )
-    hedge_drawdown: float = Field(default=0.1, gt=0, lt=1)
+    hedge_drawdown: float = Field(
+        default=0.1, gt=0, lt=1, description="fall of equity below its peak from which on `hedge` sells short"
+    )
 
 
 class Exits(Section):
@@ -134,7 +140,10 @@ class Exits(Section):
 
 
 class Execution(Section):
-    price: Literal["close", "next_open", "next_close"] = "close"
+    price: Literal["close", "next_open", "next_close"] = Field(
+        default="close",
+        description="where a target fills: at the close it was decided on, or the next session's open or close",
+    )
     engine: Literal["kernel", "vectorbt"] = Field(
         default="kernel", description="vectorbt: the same orders through its Portfolio.from_orders, to compare"
     )
@@ -143,16 +152,18 @@ class Execution(Section):
 class Backtest(Section):
     """The period (both inclusive; without `to` it is open), the cash and the costs of a strategy's backtest."""
 
-    first: date = Field(alias="from")
-    last: date | None = Field(default=None, alias="to")
-    initial_cash: float = Field(default=100_000.0, gt=0)
-    fee_bps: float = Field(default=2.0, ge=0, lt=10_000)
-    slippage_bps: float = Field(default=10.0, ge=0, lt=10_000)
+    first: date = Field(alias="from", description="first date")
+    last: date | None = Field(default=None, alias="to", description="last date; none: the newest session")
+    initial_cash: float = Field(default=100_000.0, gt=0, description="before the first session")
+    fee_bps: float = Field(default=2.0, ge=0, lt=10_000, description="paid on traded value, basis points")
+    slippage_bps: float = Field(
+        default=10.0, ge=0, lt=10_000, description="moves every fill price against the trader, basis points"
+    )
     funding_bps_per_day: float = Field(
         default=0.0,
         gt=-10_000,
         lt=10_000,
-        description="what longs pay and shorts receive for a day",
+        description="what longs pay and shorts receive for a calendar day, basis points",
     )
 
     leverage: float | None = Field(
@@ -176,9 +187,9 @@ Scalar = int | float | bool | str | None
 class Range(Section):
     """Values of a swept parameter from `low` to `high`: every `step` in a grid; anywhere between for random search."""
 
-    low: int | float
-    high: int | float
-    step: int | float | None = Field(default=None, gt=0)
+    low: int | float = Field(description="lowest value")
+    high: int | float = Field(description="no value is above it")
+    step: int | float | None = Field(default=None, gt=0, description="from one value of a grid to the next")
     log: bool = Field(default=False, description="random search draws evenly over magnitudes")
 
     @model_validator(mode="after")
@@ -196,11 +207,11 @@ class Sweep(Section):
     A grid runs every combination; a random search draws `samples` of them with `seed`.
     """
 
-    method: Literal["grid", "random"] = "grid"
-    samples: int | None = Field(default=None, ge=1, le=1_000_000)
-    seed: int = Field(default=7, ge=0, le=2**31 - 1)
+    method: Literal["grid", "random"] = Field(default="grid", description="every combination, or some drawn at random")
+    samples: int | None = Field(default=None, ge=1, le=1_000_000, description="how many to draw; random only")
+    seed: int = Field(default=7, ge=0, le=2**31 - 1, description="of the drawing")
     parameters: dict[str, Annotated[tuple[Scalar, ...], Field(strict=False, min_length=1)] | Range] = Field(
-        min_length=1
+        min_length=1, description="dotted path of a field: its values, or a range of them"
     )
 
     @model_validator(mode="after")
@@ -230,17 +241,22 @@ class StrategySpec(Section):
     date has no targets and the last ones stand.
     """
 
-    strategy_id: Name
-    version: Version
-    description: str = ""
-    universe: Name | InlineUniverse
-    signal: Signal
-    rebalance: Rebalance
+    strategy_id: Name = Field(description="names its partition, job and rows; no two files have the same")
+    version: Version = Field(description="stored with every result; raise it when the strategy changes")
+    description: str = Field(default="", description="what it does, for reports and Dagster")
+    universe: Name | InlineUniverse = Field(description="a market, a part of one by its name, or symbols of it")
+    signal: Signal = Field(description="what scores the symbols, or says how much of each to hold")
+    rebalance: Rebalance = Field(description="when it decides")
     portfolio: Portfolio
-    min_cross_section: float = Field(default=1.0, gt=0, le=1)
-    supervisor: SupervisorRules = SupervisorRules()
+    min_cross_section: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of the listed symbols that must have a score for a date to have targets",
+    )
+    supervisor: SupervisorRules = Field(default=SupervisorRules(), description="limits of weights and turnover")
     exits: Exits = Exits()
-    execution: Execution = Execution()
+    execution: Execution = Field(default=Execution(), description="where orders fill, and what simulates them")
     backtest: Backtest
     sweep: Sweep | None = None
     validation: ValidationPlan = ValidationPlan()
@@ -423,30 +439,57 @@ def load_strategy(path: Path) -> StrategySpec:
     Raises:
         StrategyError: names file, line and field.
     """
-    document = read(path)
-    spec = validate(StrategySpec, document)
-    spec._document = document
+    spec = of_document(read(path))
     check_names(spec)
-    for swept in spec.sweep.parameters if spec.sweep else ():
-        spec._held(swept, spec.model_dump(by_alias=True))
+    check_sweep(spec)
     return spec
 
 
+def of_document(document: Document) -> StrategySpec:
+    """The strategy that a document says; names of features, labels and swept fields are not checked.
+
+    Raises:
+        StrategyError: names file, line and field.
+    """
+    spec = validate(StrategySpec, document)
+    spec._document = document
+    return spec
+
+
+def strategy_files(folder: Path) -> list[Path]:
+    """Every `*.yaml` and `*.yml` directly in `folder`, sorted.
+
+    Raises:
+        StrategyError: no such folder.
+    """
+    if not folder.is_dir():
+        raise StrategyError(f"{folder}: no such folder; create it or correct QUANT_STRATEGIES_DIR")
+    return sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml"))
+
+
 def load_strategies(folder: Path) -> dict[str, StrategySpec]:
-    """strategy_id -> spec of every `*.yaml` and `*.yml` directly in `folder`, sorted by id.
+    """strategy_id -> spec of every strategy file directly in `folder`, sorted by id.
 
     Raises:
         StrategyError: no such folder, a file that is not valid, or two files with one strategy_id.
     """
-    if not folder.is_dir():
-        raise StrategyError(f"{folder}: no such folder; create it or correct QUANT_STRATEGIES_DIR")
     found: dict[str, tuple[Path, StrategySpec]] = {}
-    for path in sorted(file for file in folder.iterdir() if file.suffix in (".yaml", ".yml")):
+    for path in strategy_files(folder):
         spec = load_strategy(path)
         if spec.strategy_id in found:
             raise spec.error("strategy_id", f"{spec.strategy_id} is taken by {found[spec.strategy_id][0]}; rename one")
         found[spec.strategy_id] = path, spec
     return {strategy_id: found[strategy_id][1] for strategy_id in sorted(found)}
+
+
+def check_sweep(spec: StrategySpec) -> None:
+    """Check that the fields a strategy's sweep varies exist.
+
+    Raises:
+        StrategyError: the first that does not; lists the known ones.
+    """
+    for swept in spec.sweep.parameters if spec.sweep else ():
+        spec._held(swept, spec.model_dump(by_alias=True))
 
 
 def check_names(spec: StrategySpec) -> None:

@@ -52,8 +52,8 @@ def distinct(symbols: tuple[str, ...]) -> tuple[str, ...]:
 class Split(Section):
     """A split that the provider does not know or has wrong: `ratio` new shares per old, from `date` on."""
 
-    date: date
-    ratio: float = Field(gt=0)
+    date: Annotated[date, Field(description="first session at the new price")]
+    ratio: float = Field(gt=0, description="new shares per old")
 
 
 class Listing(Section):
@@ -62,12 +62,16 @@ class Listing(Section):
     `splits` correct the provider's; `real_moves` are sessions whose jump looks like a split and is none.
     """
 
-    symbol: Symbol
-    first: date | None = Field(default=None, alias="from")
-    last: date | None = Field(default=None, alias="to")
-    name: str | None = None
-    splits: Annotated[tuple[Split, ...], Field(strict=False)] = ()
-    real_moves: Annotated[tuple[date, ...], Field(strict=False)] = ()
+    symbol: Symbol = Field(description="as the provider knows it")
+    first: date | None = Field(
+        default=None, alias="from", description="first session listed; none: the universe's start"
+    )
+    last: date | None = Field(default=None, alias="to", description="last session listed; none: the universe's end")
+    name: str | None = Field(default=None, description="of the company or asset")
+    splits: Annotated[tuple[Split, ...], Field(strict=False, description="in place of the provider's")] = ()
+    real_moves: Annotated[
+        tuple[date, ...], Field(strict=False, description="sessions whose jump looks like a split and is none")
+    ] = ()
 
     @model_validator(mode="after")
     def _ordered(self) -> "Listing":
@@ -87,17 +91,19 @@ class Universe(Section):
     are those computed for its bars.
     """
 
-    name: Name
-    version: Version
-    description: str = ""
-    calendar: str = "XNYS"
-    provider: str
-    provider_options: dict[str, str | int | float | bool] = Field(default_factory=dict)
-    grain: Literal["day", "week", "month"] = "day"
-    feature_sets: Annotated[tuple[str, ...], Field(strict=False)] = ("v1",)
-    start: date
-    end: date | None = None
-    symbols: Annotated[tuple[Listing, ...], Field(strict=False)]
+    name: Name = Field(description="the file's name without `.yaml`")
+    version: Version = Field(description="raise it when the universe changes; `quant symbols add` does")
+    description: str = Field(default="", description="what it is")
+    calendar: str = Field(default="XNYS", description="of an exchange, as exchange-calendars names it, or 24/7")
+    provider: str = Field(description="where its bars come from")
+    provider_options: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="the provider's own settings"
+    )
+    grain: Literal["day", "week", "month"] = Field(default="day", description="length of a date partition")
+    feature_sets: Annotated[tuple[str, ...], Field(strict=False, description="sets to compute for its bars")] = ("v1",)
+    start: date = Field(description="first date with a partition")
+    end: date | None = Field(default=None, description="last one, of past data; none: goes on with every session")
+    symbols: Annotated[tuple[Listing, ...], Field(strict=False, description="tickers, or sections for what differs")]
 
     @field_validator("feature_sets")
     @classmethod

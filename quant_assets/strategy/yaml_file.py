@@ -134,10 +134,11 @@ def explain(model: type["Section"], error: ValidationError) -> tuple[Loc, str]:
     # of the branches of a union, the one that got furthest is the one that was meant: past the types to our own rules
     likely = [one for one in errors if one["loc"][:1] == errors[0]["loc"][:1]]
     told = max(likely, key=lambda one: (len(one["loc"]), one["type"] == "value_error"))
-    return told["loc"], _explain(model, told)
+    return told["loc"], explain_one(model, told)
 
 
-def _explain(model: type[Section], error: Any) -> str:
+def explain_one(model: type[Section], error: Any) -> str:
+    """What is allowed where one of pydantic's errors lies."""
     kind, loc, got = error["type"], error["loc"], error["input"]
     if kind == "extra_forbidden":
         return f"unknown field; known here: {', '.join(_known_fields(model, loc[:-1]))}"

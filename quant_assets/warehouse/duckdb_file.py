@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 import polars as pl
@@ -38,6 +38,12 @@ class Replaced:
 
     deleted: int
     inserted: int
+
+
+class Source(Protocol):
+    """What answers queries: the warehouse, a state of it, or a copy."""
+
+    def query(self, sql: str, params: Sequence[Any] = ()) -> pl.DataFrame: ...
 
 
 class Reader:
@@ -208,15 +214,15 @@ class Warehouse:
                 _remove(part)
             return before, self.path.stat().st_size
 
-    def publish(self) -> Path:
+    def publish(self, patience: float = 30.0) -> Path:
         """Leave a copy of the file, as it is now, for readers that stay; see `published`. Returns the copy's path.
 
         Raises:
             WarehouseError: the file cannot be read, or the copy not written; the last copy stays.
-            WarehouseLockedError: another process held it for `lock_timeout` seconds.
+            WarehouseLockedError: another process held it for `patience` seconds; that one will publish.
         """
         self._prepare_once()
-        with self.turn():
+        with self.turn(patience=min(patience, self._lock_timeout)):
             if self.path.with_name(f"{self.path.name}.wal").exists():  # a killed process left it
                 with self._connection(read_only=False) as connection:
                     connection.execute("CHECKPOINT")
@@ -240,20 +246,21 @@ class Warehouse:
             self._prepared = True
 
     @contextmanager
-    def turn(self, *, reading: bool = False) -> Iterator[None]:
+    def turn(self, *, reading: bool = False, patience: float | None = None) -> Iterator[None]:
         """Keep the file from all who take turns, until the block ends: for a program that opens it by itself.
 
         Raises:
             WarehouseError: the folder cannot be written; `reading` then does without a lock.
-            WarehouseLockedError: another process held it for `lock_timeout` seconds.
+            WarehouseLockedError: another process held it for `patience` seconds (None: `lock_timeout`).
         """
-        lock = FileLock(f"{self.path}.lock", timeout=self._lock_timeout)
+        seconds = self._lock_timeout if patience is None else patience
+        lock = FileLock(f"{self.path}.lock", timeout=seconds)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
             raise WarehouseLockedError(
-                f"warehouse {self.path} is in use by another run for over {self._lock_timeout:g} s; "
+                f"warehouse {self.path} is in use by another run for over {seconds:g} s; "
                 f"wait for it, or raise QUANT_LOCK_TIMEOUT_SECONDS"
             ) from None
         except OSError as error:

@@ -1,0 +1,127 @@
+"""The lab as a user meets it: Chromium, a real `dagster dev`, real runs."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+import pytest
+
+from quant_assets_tests import browser
+from quant_assets_tests.browser import PAGES, complaints, new_page, open_page, settled
+from quant_assets_tests.platform import Platform, small_platform
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = [pytest.mark.slow, browser.needs_a_browser]
+
+WRITING_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A platform that has run once, with its servers."""
+
+    platform: Platform
+    dagster: str
+    lab: str
+    logs: Path
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    platform = small_platform(tmp_path_factory.mktemp("platform"))
+    platform.quant("pipeline", "run")
+    with (
+        browser.dagster_server(platform.environment, platform.root) as dagster,
+        browser.lab_server(platform.environment, platform.root, dagster) as lab,
+    ):
+        yield Stage(platform, dagster, lab, platform.root)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["Browser"]:
+    with browser.browser() as running:
+        yield running
+
+
+@pytest.fixture
+def page(chromium: "Browser") -> Iterator["Page"]:
+    opened = new_page(chromium)
+    yield opened
+    opened.close()
+
+
+def test_choose_a_strategy_run_it_and_compare_the_two_runs(stage: Stage, page: "Page") -> None:
+    open_page(page, f"{stage.lab}/strategies?strategy=ranks")
+    page.get_by_role("button", name=re.compile("^Run")).click()
+    page.get_by_text(re.compile(r"done in [\d.]+ s")).wait_for()
+    newest = stage.platform.runs()[-1]
+    assert newest.status == dg.DagsterRunStatus.SUCCESS
+    assert newest.job_name == "ranks"
+    assert page.get_by_role("link", name=re.compile("Dagster")).first.get_attribute("href")
+
+    page.get_by_test_id("stSidebarNavItems").get_by_role("link", name="Compare").click()
+    settled(page)
+    runs = stage.platform.warehouse.query(
+        "SELECT run_id FROM backtest_summary WHERE strategy_id = 'ranks' ORDER BY created_at"
+    )["run_id"].to_list()
+    assert len(runs) == 2
+    open_page(page, f"{stage.lab}/compare?runs={','.join(runs)}")
+    assert complaints(page) == []
+    shown = page.locator("[data-testid=stMain]").inner_text()
+    for run in runs:
+        assert run[:8] in shown
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_page_fits_the_window(stage: Stage, chromium: "Browser", width: int, scheme: str) -> None:
+    page = new_page(chromium, viewport={"width": width, "height": 844}, color_scheme=scheme)
+    said: list[str] = []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    for name in PAGES:
+        open_page(page, f"{stage.lab}/{name}")
+        assert complaints(page) == [], name
+        wide = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
+        assert wide <= page.evaluate("document.querySelector('[data-testid=stMain]').clientWidth"), name
+    page.close()
+    assert said == []
+
+
+def test_pages_opened_again_and_again_while_runs_write_disturb_nobody(stage: Stage, page: "Page") -> None:
+    before = len(stage.platform.runs())
+    loop = "import subprocess, sys\nwhile True: subprocess.run(sys.argv[1:], check=True)"
+    command = stage.platform.command("quant_assets.cli.app", "pipeline", "run", "--force", "-s", "ranks")
+    opened = 0
+    with (stage.logs / "writing.log").open("wb") as said:
+        writing = subprocess.Popen(
+            [sys.executable, "-c", loop, *command], env=stage.platform.environment, stdout=said, stderr=said
+        )
+        try:
+            until = time.monotonic() + WRITING_SECONDS
+            while time.monotonic() < until:
+                name = PAGES[opened % len(PAGES)]
+                open_page(page, f"{stage.lab}/{name}")
+                assert complaints(page) == [], name
+                opened += 1
+            assert writing.poll() is None, (stage.logs / "writing.log").read_text()
+        finally:
+            writing.terminate()
+            writing.wait()
+    runs = stage.platform.runs()[before:]
+    finished = [run for run in runs if run.is_finished]
+    assert len(finished) >= 4
+    assert {run.status for run in finished} == {dg.DagsterRunStatus.SUCCESS}
+    assert opened > len(PAGES)
+
+
+def test_the_servers_have_said_nothing_of_errors_or_of_what_is_deprecated(stage: Stage) -> None:
+    said = (stage.logs / "lab.log").read_text()
+    assert not re.search(r"Traceback|deprecat|Warning", said, re.IGNORECASE), said
