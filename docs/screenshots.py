@@ -15,6 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from quant_assets.core.settings import PROJECT_ROOT, settings
+
+sys.path.insert(0, str(PROJECT_ROOT))
 from quant_assets_tests.browser import browser, dagster_server, lab_server, new_page, open_page
 
 if TYPE_CHECKING:

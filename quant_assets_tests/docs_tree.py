@@ -7,9 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
@@ -27,27 +24,21 @@ ACTIVATE = 'PATH="$PWD/.venv/bin:$PATH"\n'
 """What is needed of `.venv/bin/activate`."""
 
 
-@contextmanager
-def warm_programs(folder: Path) -> Iterator[Path]:
-    """A running `fork_server`; gives the file to put in place of the programs that it stands for."""
-    address, client = folder / "socket", folder / "client"
-    client.write_text(fork_server.CLIENT.format(python=sys.executable, address=str(address)))
+def write_client(folder: Path) -> Path:
+    """The file to put in place of the programs that the fork server stands for."""
+    client = folder / "client"
+    place = Path(fork_server.__file__).parent
+    client.write_text(
+        fork_server.CLIENT.format(python=sys.executable, folder=str(place), address=fork_server.running())
+    )
     client.chmod(0o755)
-    process = subprocess.Popen([sys.executable, "-P", fork_server.__file__, str(address)])
-    try:
-        while not address.exists():
-            assert process.poll() is None, f"the fork server ended with exit code {process.returncode}"
-            time.sleep(0.1)
-        yield client
-    finally:
-        process.kill()
-        process.wait()
+    return client
 
 
 def copy_tree(root: Path, client: Path) -> None:
     """Copy what a clone would have (and what is new here) to `root`, installed: with `.venv` and dbt's manifest.
 
-    `client` is what its programs are (`warm_programs`).
+    `client` is what its programs are (`write_client`).
     """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],

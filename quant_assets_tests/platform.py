@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from quant_assets.core.settings import PROJECT_ROOT, Settings
 from quant_assets.defs.grid import Grid
 from quant_assets.market_data.synthetic import synthetic_bars
 from quant_assets.warehouse import Warehouse
+from quant_assets_tests import fork_server
 
 SYMBOLS = ("AAA", "BBB", "CCC")
 LISTED_LATE = "CCC"
@@ -44,9 +44,8 @@ SHORT_PLAN = {
     "resamples": 100,
 }
 """Section `validation` of a strategy file for the half year that the small market's backtests take."""
-PATIENCE = 180.0
+PATIENCE = fork_server.PATIENCE
 """Seconds after which a process counts as hanging."""
-
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Run config of a run in this process."""
 DAGSTERS_OWN = [
@@ -205,24 +204,14 @@ class Platform:
 
     def _finish(self, command: Sequence[str], code: int | None) -> subprocess.CompletedProcess[str]:
         self.dagster.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            command, env=self.environment, cwd=self.root, capture_output=True, text=True, timeout=PATIENCE
-        )
+        done = fork_server.finished(command, self.environment, self.root)
         assert code in (None, done.returncode), f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
-    def start(self, command: Sequence[str]) -> "subprocess.Popen[str]":
+    def start(self, command: Sequence[str]) -> fork_server.Piped:
         """Start a process whose output, standard error included, can be read line by line."""
         self.dagster.mkdir(parents=True, exist_ok=True)
-        return subprocess.Popen(
-            command,
-            env=self.environment,
-            cwd=self.root,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            bufsize=1,
-        )
+        return fork_server.Piped(command, self.environment, self.root)
 
     def kill_when(self, reached: Callable[[str], bool], command: Sequence[str]) -> list[str]:
         """Start `command`, kill it with SIGKILL at the first line that `reached` accepts. Returns the lines until then.
@@ -231,20 +220,15 @@ class Platform:
             AssertionError: it ended by itself.
         """
         process = self.start(command)
-        assert process.stdout is not None
-        watchdog = threading.Timer(PATIENCE, process.kill)
-        watchdog.start()
         lines = []
-        with process:
-            for line in process.stdout:
+        with process.stdout as output:
+            for line in output:
                 lines.append(line.strip())
                 if reached(line):
                     process.send_signal(signal.SIGKILL)
                     break
-            process.stdout.close()
-            process.wait()
-        watchdog.cancel()
-        assert process.returncode == -signal.SIGKILL, f"exit code {process.returncode}: {lines}"
+        code = process.wait()
+        assert code == -signal.SIGKILL, f"exit code {code}: {lines}"
         return lines
 
 

@@ -1,6 +1,5 @@
 """The command line as a user meets it: every command launches real runs, says what changed, and ends with a code."""
 
-import os
 import re
 import shutil
 import signal
@@ -452,15 +451,14 @@ def test_ctrl_c_ends_the_run_and_the_command_at_once(
     platform = Platform(tmp_path / "copy")
     before = len(platform.runs())
     process = platform.start(platform.command("quant_assets.cli.app", "pipeline", "run", "--force"))
-    assert process.stdout is not None
-    with process:
+    with process.stdout as output:
         lines = []
-        for line in process.stdout:
+        for line in output:
             lines.append(line)
-            if reached in line and process.poll() is None:
-                os.kill(process.pid, signal.SIGINT)
+            if reached in line:
+                process.send_signal(signal.SIGINT)
                 reached = "\0"
-    assert process.returncode == 130, "".join(lines)
+    assert process.wait() == 130, "".join(lines)
     assert lines[-1] == "error: interrupted; what was stored stays, rerun to go on\n"
     new = platform.runs()[before:]
     assert new[-1].status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)

@@ -8,7 +8,6 @@ import pytest
 from quant_assets_tests.platform import (
     DAGSTERS_OWN,
     END,
-    PATIENCE,
     QUIET,
     START,
     SYMBOLS,
@@ -23,9 +22,10 @@ pytestmark = [pytest.mark.slow, *DAGSTERS_OWN]
 def together(platform: Platform, *commands: tuple[str, ...]) -> None:
     """Run `quant` commands at the same time; all must succeed."""
     processes = [platform.start(platform.command("quant_assets.cli.app", *words)) for words in commands]
-    outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output
+    for process in processes:
+        with process.stdout as output:
+            said = output.read()
+        assert process.wait() == 0, said
 
 
 def test_the_first_commands_on_a_fresh_home_may_start_together(tmp_path: Path) -> None:

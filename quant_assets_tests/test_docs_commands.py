@@ -14,7 +14,7 @@ from quant_assets.core.calendar import trading_calendar
 from quant_assets.core.settings import PROJECT_ROOT
 from quant_assets_tests.browser import free_port
 from quant_assets_tests.docs_pages import Command, File, apply, compare, steps
-from quant_assets_tests.docs_tree import Reader, copy_tree, warm_programs
+from quant_assets_tests.docs_tree import Reader, copy_tree, write_client
 from quant_assets_tests.exchange import Exchange, candles
 from quant_assets_tests.standins import AlphaVantage, Bar
 
@@ -44,8 +44,10 @@ ELSEWHERE = {
     ".venv/bin/python docs/decisions/experiments/verdict_power.py": "two minutes; what it measures is in the page",
     "dbt build --project-dir dbt_sql --profiles-dir dbt_sql": "test_marts runs it on a small warehouse",
     "dbt docs generate --project-dir dbt_sql --profiles-dir dbt_sql": "test_marts runs it on a small warehouse",
-    "cd dbt_sql && ../.venv/bin/dbt build": "test_marts runs it on a small warehouse",
-    "cd dbt_sql && ../.venv/bin/dbt docs generate": "test_marts runs it on a small warehouse",
+    ".venv/bin/dbt build --project-dir dbt_sql --profiles-dir dbt_sql": "test_marts runs it on a small warehouse",
+    (
+        ".venv/bin/dbt docs generate --project-dir dbt_sql --profiles-dir dbt_sql"
+    ): "test_marts runs it on a small warehouse",
     (
         ".venv/bin/python -c \"import duckdb; print(duckdb.connect('.quant/marts.duckdb', read_only=True)"
         ".sql('FROM strategy_leaderboard'))\""
@@ -62,7 +64,7 @@ ELSEWHERE = {
         ".venv/bin/quant pipeline run --strategy momentum_topk --from 2005-01-03 --to 2012-12-31"
     ): "tutorial.md runs its own strategy over these years",
     ".venv/bin/quant validate --strategy tsmom_us_tech": "tutorial.md validates its own strategy",
-    ".venv/bin/quant validate --strategy tsmom_us_tech --method pbo": "tutorial.md validates by all methods",
+    ".venv/bin/quant validate --strategy tsmom_us_tech --method pbo": "README validates momentum_topk so",
     ".venv/bin/quant pipeline run --strategy crypto_tsmom": "it needs the network; how-to/crypto.md has a stand-in",
     (
         "QUANT_PROVIDER=synthetic QUANT_HOME=.quant/made .venv/bin/quant pipeline run --strategy crypto_tsmom"
@@ -104,9 +106,8 @@ SURROUNDINGS: dict[str, Callable[[], AbstractContextManager[dict[str, str]]]] = 
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with warm_programs(tmp_path_factory.mktemp("server")) as client:
-        yield client
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_client(tmp_path_factory.mktemp("programs"))
 
 
 @pytest.fixture(scope="module")

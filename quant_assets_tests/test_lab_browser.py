@@ -1,10 +1,14 @@
 """The lab as a user meets it: Chromium, a real `dagster dev`, real runs."""
 
+import itertools
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, browser.needs_a_browser]
 
 WRITING_SECONDS = 60.0
+WINDOWS = [(1280, "light"), (390, "dark"), (1280, "dark"), (390, "light")]
+"""Width in pixels, and colour scheme."""
 
 
 @dataclass(frozen=True)
@@ -80,46 +86,63 @@ def test_choose_a_strategy_run_it_and_compare_the_two_runs(stage: Stage, page: "
         assert run[:8] in shown
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_every_page_fits_the_window(stage: Stage, chromium: "Browser", width: int, scheme: str) -> None:
-    page = new_page(chromium, viewport={"width": width, "height": 844}, color_scheme=scheme)
+def test_a_link_to_another_page_says_what_is_picked_there(stage: Stage, page: "Page") -> None:
+    open_page(page, f"{stage.lab}/targets?strategy=forest")
+    open_page(page, f"{stage.lab}/strategies?strategy=ranks")
+    page.get_by_test_id("stMain").get_by_role("link", name="Targets").click()
+    page.wait_for_url(re.compile("/targets"))
+    settled(page)
+    assert "strategy=ranks" in page.url
+    assert page.get_by_role("combobox", name="Strategy").input_value() == "ranks"
+
+
+def test_pages_opened_again_and_again_while_runs_write_fit_every_window_and_disturb_nobody(
+    stage: Stage, chromium: "Browser"
+) -> None:
+    before = len(stage.platform.runs())
     said: list[str] = []
-    page.on("pageerror", lambda error: said.append(str(error)))
-    for name in PAGES:
-        open_page(page, f"{stage.lab}/{name}")
-        assert complaints(page) == [], name
-        wide = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth")
-        assert wide <= page.evaluate("document.querySelector('[data-testid=stMain]').clientWidth"), name
-    page.close()
+    windows = []
+    for width, scheme in WINDOWS:
+        windows.append(new_page(chromium, viewport={"width": width, "height": 844}, color_scheme=scheme))
+        windows[-1].on("pageerror", lambda error: said.append(str(error)))
+    views = itertools.cycle([(window, name) for window in windows for name in PAGES])
+    opened = 0
+    with _writing(stage) as writing:
+        until = time.monotonic() + WRITING_SECONDS
+        while time.monotonic() < until or opened < 2 * len(PAGES):
+            window, name = next(views)
+            open_page(window, f"{stage.lab}/{name}")
+            assert complaints(window) == [], name
+            wide, room = window.evaluate(
+                "[...document.querySelectorAll('[data-testid=stMain]')].flatMap(e => [e.scrollWidth, e.clientWidth])"
+            )
+            assert wide <= room, name
+            opened += 1
+        assert writing.poll() is None, (stage.logs / "writing.log").read_text()
+    finished = [run for run in stage.platform.runs()[before:] if run.is_finished]
+    assert len(finished) >= 4
+    assert {run.status for run in finished} == {dg.DagsterRunStatus.SUCCESS}
     assert said == []
 
 
-def test_pages_opened_again_and_again_while_runs_write_disturb_nobody(stage: Stage, page: "Page") -> None:
-    before = len(stage.platform.runs())
+@contextmanager
+def _writing(stage: Stage) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that runs a pipeline again and again, until the block ends or a run fails."""
     loop = "import subprocess, sys\nwhile True: subprocess.run(sys.argv[1:], check=True)"
     command = stage.platform.command("quant_assets.cli.app", "pipeline", "run", "--force", "-s", "ranks")
-    opened = 0
-    with (stage.logs / "writing.log").open("wb") as said:
-        writing = subprocess.Popen(
-            [sys.executable, "-c", loop, *command], env=stage.platform.environment, stdout=said, stderr=said
+    with (stage.logs / "writing.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", loop, *command],
+            env=stage.platform.environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
-            until = time.monotonic() + WRITING_SECONDS
-            while time.monotonic() < until:
-                name = PAGES[opened % len(PAGES)]
-                open_page(page, f"{stage.lab}/{name}")
-                assert complaints(page) == [], name
-                opened += 1
-            assert writing.poll() is None, (stage.logs / "writing.log").read_text()
+            yield process
         finally:
-            writing.terminate()
-            writing.wait()
-    runs = stage.platform.runs()[before:]
-    finished = [run for run in runs if run.is_finished]
-    assert len(finished) >= 4
-    assert {run.status for run in finished} == {dg.DagsterRunStatus.SUCCESS}
-    assert opened > len(PAGES)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def test_the_servers_have_said_nothing_of_errors_or_of_what_is_deprecated(stage: Stage) -> None:

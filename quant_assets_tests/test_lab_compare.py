@@ -18,6 +18,8 @@ from quant_assets_tests.lab_backtests import FIRST, LAST, MADE, SESSIONS, store
 from quant_assets_tests.lab_platform import Lab, words
 from quant_assets_tests.platform import Platform, small_platform
 
+pytestmark = pytest.mark.slow
+
 NAMED = {one.name: one for one in MEASURES}
 FILE = backtests.File("1.0.0", "of the file", FIRST, LAST, 100_000.0, 2.0, 10.0)
 AS_FILE = {

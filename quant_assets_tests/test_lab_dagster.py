@@ -38,6 +38,8 @@ from quant_assets_tests.lab_dagster import FakeDagster
 from quant_assets_tests.lab_platform import NOBODY, Lab, words
 from quant_assets_tests.platform import END, MARKET_ASSETS, PATIENCE, START, SYMBOLS, Platform, small_platform
 
+pytestmark = pytest.mark.slow
+
 URL = "http://dagster.test"
 RUN = {
     "runId": "r1",

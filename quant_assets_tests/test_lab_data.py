@@ -23,6 +23,8 @@ from quant_assets.strategy.universe import Universe
 from quant_assets_tests.lab_platform import Lab, words
 from quant_assets_tests.platform import END, LISTED, START, Platform, bars_of, small_platform
 
+pytestmark = pytest.mark.slow
+
 D = [date(2024, 1, day) for day in (2, 3, 4, 5, 8)]
 """Five sessions, a weekend before the last."""
 NO_BAD = pl.DataFrame(schema={"symbol": pl.String, "ts": pl.Date})

@@ -21,6 +21,8 @@ from quant_assets_tests.lab_platform import Lab, words
 from quant_assets_tests.platform import END, Platform
 from quant_assets_tests.small_market import NOW
 
+pytestmark = pytest.mark.slow
+
 D1, D2 = date(2023, 8, 24), END
 
 

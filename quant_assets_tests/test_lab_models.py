@@ -22,6 +22,8 @@ from quant_assets.strategy.markets import load_markets
 from quant_assets_tests.lab_platform import Lab, words
 from quant_assets_tests.platform import SYMBOLS, Platform, small_platform
 
+pytestmark = pytest.mark.slow
+
 TRAINED = date(2023, 3, 1)
 DAYS = [TRAINED + timedelta(days) for days in range(40)]
 MADE = datetime(2023, 9, 1, 8, 30)

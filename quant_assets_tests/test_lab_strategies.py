@@ -18,6 +18,8 @@ from quant_assets_tests.lab_dagster import FakeDagster
 from quant_assets_tests.lab_platform import Lab, words
 from quant_assets_tests.platform import END, LISTED, START, Platform, small_platform
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = load_strategies(Path(__file__).parents[1] / "strategies")
 EDIT = "Edit"
 

@@ -18,6 +18,8 @@ from quant_assets.strategy.gate import FLAG
 from quant_assets_tests.lab_platform import Lab, words
 from quant_assets_tests.platform import Platform, small_platform
 
+pytestmark = pytest.mark.slow
+
 D = [date(2023, 6, day) for day in (2, 9, 16)]
 
 

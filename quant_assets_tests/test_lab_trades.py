@@ -29,6 +29,8 @@ from quant_assets_tests.lab_backtests import SESSIONS, store, trade, whole
 from quant_assets_tests.lab_platform import Lab, words
 from quant_assets_tests.platform import Platform, small_platform
 
+pytestmark = pytest.mark.slow
+
 DAYS = SESSIONS[:8]
 CLOSES = [100.0, 104.0, 96.0, 108.0, 110.0, 90.0, 120.0, 121.0]
 BARS = pl.DataFrame(

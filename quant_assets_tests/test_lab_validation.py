@@ -39,6 +39,8 @@ from quant_assets_tests.lab_dagster import FakeDagster
 from quant_assets_tests.lab_platform import Lab, words
 from quant_assets_tests.platform import END, Platform, small_platform
 
+pytestmark = pytest.mark.slow
+
 FIRST = date(2023, 3, 1)
 MADE = datetime(2023, 9, 1, 8, 30)
 EARLIER = MADE - timedelta(days=1)

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ from quant_assets.core.settings import PROJECT_ROOT
 from quant_assets.defs import marts
 from quant_assets.defs.catalog import ROW_COUNT
 from quant_assets.warehouse import attached
-from quant_assets_tests.platform import END, LISTED, START, STRATEGIES, Platform, small_platform
+from quant_assets_tests.command_line import CommandLine
+from quant_assets_tests.platform import DAGSTERS_OWN, END, LISTED, QUIET, START, STRATEGIES, Platform, small_platform
 
-pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+pytestmark = [*DAGSTERS_OWN, pytest.mark.filterwarnings("ignore:sqlglotrs is deprecated:DeprecationWarning")]
 
 MARTS = {
     "data_freshness",
@@ -56,7 +59,7 @@ def resolving(host, *rest, **options):
 
 socket.socket.connect, socket.getaddrinfo = connecting, resolving
 """
-"""A process's `sitecustomize`: it may reach no other machine, and leaves the names of those that it asked for."""
+"""Run by a process: it may reach no other machine, and leaves the names of those that it asked for."""
 
 
 @pytest.fixture(scope="module")
@@ -143,38 +146,32 @@ def test_loading_the_code_location_imports_neither_dbt_nor_dagster_dbt() -> None
 
 
 @pytest.mark.slow
-def test_assets_and_checks_are_those_that_dagster_dbt_makes_of_the_manifest() -> None:
-    code = """
-import json
-from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, dbt_assets
-from quant_assets.defs import marts
-from quant_assets.definitions import defs
+def test_assets_and_checks_are_those_that_dagster_dbt_makes_of_the_manifest(manifest: dict[str, Any]) -> None:
+    from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, dbt_assets
 
-translator = DagsterDbtTranslator(DagsterDbtTranslatorSettings(enable_duplicate_source_asset_keys=True))
+    translator = DagsterDbtTranslator(DagsterDbtTranslatorSettings(enable_duplicate_source_asset_keys=True))
 
-@dbt_assets(manifest=marts.MANIFEST, dagster_dbt_translator=translator)
-def theirs(context):
-    pass
+    @dbt_assets(manifest=marts.MANIFEST, dagster_dbt_translator=translator)
+    def theirs(context: dg.AssetExecutionContext) -> Iterator[None]:
+        yield
 
-sources = {key for spec in theirs.specs for dep in spec.deps for key in [dep.asset_key]} - theirs.keys
-ours = marts.DbtGraph.of(json.loads(marts.MANIFEST.read_bytes()), sources)
-specs = {spec.key: {dep.asset_key for dep in spec.deps} for spec in ours.models.values()}
-assert specs == {spec.key: {dep.asset_key for dep in spec.deps} for spec in theirs.specs}
-checks = {spec.key for spec in ours.tests.values()}
-assert checks == {spec.key for spec in theirs.check_specs} and len(checks) == len(ours.tests)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PROJECT_ROOT)
-    assert done.returncode == 0, done.stderr
+    sources = {dep.asset_key for spec in theirs.specs for dep in spec.deps} - theirs.keys
+    ours = marts.DbtGraph.of(manifest, sources)
+    specs = {spec.key: {dep.asset_key for dep in spec.deps} for spec in ours.models.values()}
+    assert specs == {spec.key: {dep.asset_key for dep in spec.deps} for spec in theirs.specs}
+    checks = {spec.key for spec in ours.tests.values()}
+    assert checks == {spec.key for spec in theirs.check_specs}
+    assert len(checks) == len(ours.tests)
 
 
-def dbt(platform: Platform, *words: str, code: int = 0) -> str:
+def dbt(platform: Platform, *words: str) -> str:
     """Run dbt by itself on the platform's home, its artefacts there too."""
     folder = str(platform.home / "by_hand")
     places = ["--project-dir", str(marts.PROJECT), "--profiles-dir", str(marts.PROJECT)]
     command = [str(Path(sys.executable).with_name("dbt")), *words, *places, "--target-path", folder]
     environment = platform.environment | {"DBT_LOG_PATH": folder}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=platform.root, timeout=180)
-    assert done.returncode == code, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -198,12 +195,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Platform:
     root = tmp_path_factory.mktemp("marts")
     (root / "sitecustomize.py").write_text(WATCH)
     connections = root / "connections"
-    platform = small_platform(
-        root, PYTHONPATH=f"{root}:{PROJECT_ROOT}", QUANT_TEST_CONNECTIONS=str(connections), QUANT_MARKET="small"
-    )
-    platform.quant("pipeline", "run")
-    said = platform.quant("marts")
-    assert "succeeded; partitions: dbt_marts 23" in said.stdout
+    platform = small_platform(root, QUANT_TEST_CONNECTIONS=str(connections))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(socket.socket, "connect", socket.socket.connect)
+        monkeypatch.setattr(socket, "getaddrinfo", socket.getaddrinfo)
+        exec(WATCH, {})
+        monkeypatch.setenv("PYTHONPATH", f"{root}:{PROJECT_ROOT}")  # dbt is a process of its own
+        quant = CommandLine(platform, monkeypatch)
+        quant("pipeline", "run")
+        said = quant("marts")
+    assert "succeeded; partitions: dbt_marts 23" in said.out
     assert not connections.exists(), connections.read_text()
     return platform
 
@@ -301,28 +302,33 @@ def test_turnover_and_exposure_add_up_to_the_stored_curve(finished: Platform) ->
 
 
 @pytest.mark.slow
-def test_a_dbt_test_that_fails_is_a_failed_check_and_leaves_what_stands_on_it_as_it_was(finished: Platform) -> None:
+def test_marts_made_alone_have_their_own_tests_and_one_that_fails_leaves_what_stands_on_it_as_it_was(
+    finished: Platform, manifest: dict[str, Any]
+) -> None:
     before = table(finished, "model_performance").sort("model_id")
     with finished.warehouse.write() as writer:
         (model,) = writer.query("SELECT model_id FROM predictions ORDER BY ALL LIMIT 1")["model_id"]
         kept = writer.query("SELECT * FROM models WHERE model_id = ?", [model])
         writer.delete(TABLES["models"], "model_id = ?", [model])
+    keys = [dg.AssetKey(["staging", name]) for name in ("stg_models", "stg_predictions")]
+    keys += [dg.AssetKey(["marts", name]) for name in ("data_gaps", "model_performance")]
+    job = finished.definitions().resolve_job_def(marts.JOB)
     try:
-        said = finished.quant("marts", code=1)
+        with finished.instance() as instance:
+            done = job.execute_in_process(
+                run_config=QUIET, instance=instance, asset_selection=keys, raise_on_error=False
+            )
     finally:
         with finished.warehouse.write() as writer:
             writer.append(TABLES["models"], kept.drop("run_id"), run_id=kept["run_id"][0])
     failed = "relationships_stg_predictions_model_id__model_id__ref_stg_models_"
-    assert [name for name, passed in checks(finished).items() if not passed] == [failed]
-    assert f"dbt made 22 of 23 models (failed tests: {failed})" in said.stderr
+    found = checks(finished)
+    made = {f"model.quant_assets.{name}" for name in ("stg_models", "stg_predictions", "data_gaps")}
+    assert set(found) == {one["name"] for one in manifest["nodes"].values() if one.get("attached_node") in made}
+    assert [name for name, passed in found.items() if not passed] == [failed]
+    (failure,) = (event.step_failure_data.error for event in done.all_events if event.is_step_failure)
+    assert f"dbt made 3 of 4 models (failed tests: {failed})" in str(failure)
     assert table(finished, "model_performance").sort("model_id").equals(before)
-
-
-@pytest.mark.slow
-def test_one_mart_is_made_alone_with_its_own_tests(finished: Platform) -> None:
-    words = ("asset", "materialize", "-m", "quant_assets.definitions", "--select", 'key:"marts/data_gaps"')
-    finished.run("dagster", *words)
-    assert {name.split("_data_gaps_")[0] for name in checks(finished)} == {"unique_key", "in_range", "relationships"}
 
 
 @pytest.mark.slow
@@ -338,9 +344,10 @@ def test_dbt_alone_builds_tests_and_documents_an_empty_home(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_dbt_takes_its_turn_at_the_warehouse(tmp_path: Path) -> None:
+def test_dbt_takes_its_turn_at_the_warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     platform = small_platform(tmp_path, QUANT_LOCK_TIMEOUT_SECONDS="0.2")
     platform.warehouse.prepare()
     with platform.warehouse.turn():
-        said = dbt(platform, "build", "--select", "stg_bars", code=2)
-    assert "is in use by another run for over 0.2 s" in said
+        said = CommandLine(platform, monkeypatch)("marts", code=1)
+    assert "error: dbt made 0 of 23 models" in said.err
+    assert "is in use by another run for over 0.2 s" in said.err

@@ -207,7 +207,8 @@ def _run_dbt(chosen: DbtGraph, settings: Settings) -> tuple[dict[str, dict[str, 
         said = [event.raw_event["info"] for event in running.stream_raw_events()]
         found = Path(target, "run_results.json")
         results = json.loads(found.read_bytes())["results"] if found.exists() else []
-    errors = [_line(one["msg"]) for one in said if one["level"] == "error" and one["msg"].strip()]
+    words = [one["msg"].split("Traceback (most recent call last)")[0] for one in said if one["level"] == "error"]
+    errors = [_line(one) for one in words if one.strip()]
     return {one["unique_id"]: one for one in results}, errors
 
 
