@@ -1,6 +1,7 @@
 """Back: the chain from a target, a trade, a backtest or a model to the bars, and what run storage adds to it."""
 
 import shutil
+from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -239,8 +240,9 @@ def test_a_backtest_without_trades_has_none_to_follow(own_stage: Stage):
 
 
 @pytest.fixture
-def instance() -> dg.DagsterInstance:
-    return dg.DagsterInstance.ephemeral()
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
 
 
 def ran(instance: dg.DagsterInstance, platform: Platform, days: tuple[str, str], restated: dict[str, list[str]]) -> str:
