@@ -271,6 +271,7 @@ def test_rows_in_any_order_give_the_same_bits():
         assert getattr(one, table).equals(getattr(other, table))
 
 
+@pytest.mark.slow
 def test_orders_are_those_of_a_vectorbt_simulation_of_every_session():
     import pandas as pd
     import vectorbt as vbt

@@ -115,9 +115,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory, programs: Path) -> Path:
     """A copy of the repository after `make demo`."""
     root = tmp_path_factory.mktemp("demo")
     copy_tree(root, programs)
-    recipe = subprocess.run(["make", "-n", "demo"], cwd=root, capture_output=True, text=True, check=True).stdout
+    reader = Reader(root)
+    command = ["make", "-n", "demo"]
+    recipe = subprocess.run(
+        command, cwd=root, env=reader.environment, capture_output=True, text=True, check=True
+    ).stdout
     assert recipe.strip() == ".venv/bin/quant pipeline run"
-    code, said = Reader(root).run(f".venv/bin/{DEMO}")
+    code, said = reader.run(f".venv/bin/{DEMO}")
     assert code == 0, said
     (root / DEMO_LOG).write_text(said)
     return root

@@ -24,6 +24,9 @@ from quant_assets.core.settings import PROJECT_ROOT, Settings
 from quant_assets.signals import RULES
 from quant_assets.strategy.spec import StrategySpec
 from quant_assets.strategy.universe import Universe
+from quant_assets_tests.platform import DAGSTERS_OWN
+
+pytestmark = [*DAGSTERS_OWN, pytest.mark.slow]
 
 DOCS = PROJECT_ROOT / "docs"
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data", "link": "href"}
@@ -257,7 +260,6 @@ def pages(site: Path) -> dict[Path, _Built]:
     return {path: _Built(path) for path in sorted(site.rglob("*.html"))}
 
 
-@pytest.mark.slow
 def test_every_page_of_docs_and_every_generated_one_is_built(pages: dict[Path, _Built], site: Path) -> None:
     sources = {path.relative_to(DOCS).with_suffix(".html") for path in DOCS.rglob("*.md")}
     built = {path.relative_to(site) for path in pages}
@@ -266,7 +268,6 @@ def test_every_page_of_docs_and_every_generated_one_is_built(pages: dict[Path, _
     assert not list(site.rglob("*.py"))
 
 
-@pytest.mark.slow
 def test_every_link_and_anchor_inside_the_site_resolves(pages: dict[Path, _Built]) -> None:
     assert list(_broken(pages)) == []
 
@@ -285,7 +286,6 @@ def _broken(pages: dict[Path, _Built]) -> Iterator[str]:
                 yield f"{path.name}: {link}"
 
 
-@pytest.mark.slow
 def test_no_page_loads_anything_from_outside(pages: dict[Path, _Built], site: Path) -> None:
     outside = [f"{path.name}: {one}" for path, page in pages.items() for one in page.loads if urlsplit(one).netloc]
     assert outside == []
@@ -295,7 +295,6 @@ def test_no_page_loads_anything_from_outside(pages: dict[Path, _Built], site: Pa
     assert not [path.name for path in pages if "mermaid" in path.read_text(encoding="utf-8").split("</head>")[-1]]
 
 
-@pytest.mark.slow
 def test_every_page_can_be_reached_from_the_first_one(pages: dict[Path, _Built], site: Path) -> None:
     reached, waiting = set(), [site / "index.html"]
     while waiting:
@@ -307,7 +306,6 @@ def test_every_page_can_be_reached_from_the_first_one(pages: dict[Path, _Built],
     assert set(pages) - reached <= {site / "404.html"}
 
 
-@pytest.mark.slow
 def test_the_first_page_has_four_doors_and_the_two_commands(site: Path) -> None:
     text = (site / "index.html").read_text(encoding="utf-8")
     doors = text.split('class="doors"')[1].split("</article>")[0]
@@ -316,7 +314,6 @@ def test_the_first_page_has_four_doors_and_the_two_commands(site: Path) -> None:
     assert "make test" in re.sub("<[^>]+>", "", text)
 
 
-@pytest.mark.slow
 def test_every_asset_and_check_is_in_the_reference(site: Path) -> None:
     text = (site / "reference" / "asset-graph.html").read_text(encoding="utf-8")
     graph = assets.definitions().resolve_asset_graph()

@@ -21,7 +21,7 @@ from quant_assets_tests.command_line import CommandLine, two_months
 from quant_assets_tests.platform import DAGSTERS_OWN, END, START, SYMBOLS, Platform
 from quant_assets_tests.small_market import MARKET_RUN, NOW, Made
 
-pytestmark = DAGSTERS_OWN
+pytestmark = [*DAGSTERS_OWN, pytest.mark.slow]
 PRICES = ("open", "high", "low", "close")
 DAYS = [date(2024, 1, day) for day in range(1, 11)]
 RAN = (NOW + timedelta(days=1)).replace(microsecond=0)
@@ -386,14 +386,12 @@ REFUSED = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("words", REFUSED)
 def test_what_cannot_be_followed_is_refused_in_one_line(quant: CommandLine, words: str):
     assert REFUSED[words] in quant(*words.split(), code=1).error
     assert quant.runs() == []
 
 
-@pytest.mark.slow
 def test_what_a_restated_history_touched_is_run_again_and_is_then_as_if_made_from_it_at_once(quant: CommandLine):
     platform = quant.platform
     quant("pipeline", "run")

@@ -279,6 +279,7 @@ def assert_same_records(ours, theirs):
 
 
 @settings(max_examples=60, deadline=None)
+@pytest.mark.slow
 @given(portfolios())
 def test_the_kernel_trades_as_vectorbt_does(portfolio):
     from quant_assets.backtest import vectorbt_engine

@@ -36,9 +36,18 @@ from quant_assets.lab.launching import Order, decision_order, market_order, mark
 from quant_assets.strategy.markets import RANGE_END, RANGE_START, Market, load_markets
 from quant_assets_tests.lab_dagster import FakeDagster
 from quant_assets_tests.lab_platform import NOBODY, Lab, words
-from quant_assets_tests.platform import END, MARKET_ASSETS, PATIENCE, START, SYMBOLS, Platform, small_platform
+from quant_assets_tests.platform import (
+    DAGSTERS_OWN,
+    END,
+    MARKET_ASSETS,
+    PATIENCE,
+    START,
+    SYMBOLS,
+    Platform,
+    small_platform,
+)
 
-pytestmark = pytest.mark.slow
+pytestmark = [*DAGSTERS_OWN, pytest.mark.slow]
 
 URL = "http://dagster.test"
 RUN = {

@@ -11,6 +11,8 @@ from quant_assets.lab.views import overview
 from quant_assets_tests.lab_platform import Lab, words
 from quant_assets_tests.platform import small_platform
 
+pytestmark = pytest.mark.slow
+
 START = datetime(2024, 1, 2, 8, 0, tzinfo=UTC)
 
 

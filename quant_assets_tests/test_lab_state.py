@@ -20,6 +20,8 @@ from quant_assets.warehouse import Warehouse, published
 from quant_assets_tests.lab_platform import NOBODY, Lab, words
 from quant_assets_tests.platform import Platform, small_platform
 
+pytestmark = pytest.mark.slow
+
 STORED = "SELECT count(*) AS n FROM quarantine"
 
 

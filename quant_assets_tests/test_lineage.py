@@ -20,7 +20,7 @@ from quant_assets_tests import small_market
 from quant_assets_tests.platform import DAGSTERS_OWN, END, SYMBOLS, Platform
 from quant_assets_tests.small_market import MARKET_RUN, NOW, Made
 
-pytestmark = DAGSTERS_OWN
+pytestmark = [*DAGSTERS_OWN, pytest.mark.slow]
 DAY = date(2023, 8, 25)
 Stage = tuple[Platform, Market, Made]
 

@@ -24,7 +24,11 @@ from quant_assets.warehouse import attached
 from quant_assets_tests.command_line import CommandLine
 from quant_assets_tests.platform import DAGSTERS_OWN, END, LISTED, QUIET, START, STRATEGIES, Platform, small_platform
 
-pytestmark = [*DAGSTERS_OWN, pytest.mark.filterwarnings("ignore:sqlglotrs is deprecated:DeprecationWarning")]
+pytestmark = [
+    *DAGSTERS_OWN,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:sqlglotrs is deprecated:DeprecationWarning"),
+]
 
 MARTS = {
     "data_freshness",
@@ -145,7 +149,6 @@ def test_loading_the_code_location_imports_neither_dbt_nor_dagster_dbt() -> None
     assert said.stdout.strip() == "[]"
 
 
-@pytest.mark.slow
 def test_assets_and_checks_are_those_that_dagster_dbt_makes_of_the_manifest(manifest: dict[str, Any]) -> None:
     from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, dbt_assets
 
@@ -209,7 +212,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Platform:
     return platform
 
 
-@pytest.mark.slow
 def test_every_dbt_test_passes_after_a_pipeline(finished: Platform, manifest: dict[str, Any]) -> None:
     found = checks(finished)
     assert sorted(found) == sorted(
@@ -218,14 +220,12 @@ def test_every_dbt_test_passes_after_a_pipeline(finished: Platform, manifest: di
     assert [name for name, passed in found.items() if not passed] == []
 
 
-@pytest.mark.slow
 def test_documented_columns_are_those_of_the_tables(finished: Platform, manifest: dict[str, Any]) -> None:
     for node in models(manifest):
         if node["name"] in MARTS:
             assert list(node["columns"]) == table(finished, node["name"]).columns, node["name"]
 
 
-@pytest.mark.slow
 def test_the_catalog_shows_the_rows_and_columns_of_a_mart(finished: Platform) -> None:
     with finished.instance() as instance:
         event = instance.get_latest_materialization_event(dg.AssetKey(["marts", "data_freshness"]))
@@ -238,7 +238,6 @@ def test_the_catalog_shows_the_rows_and_columns_of_a_mart(finished: Platform) ->
     assert all(one.description for one in columns)
 
 
-@pytest.mark.slow
 def test_freshness_counts_the_stored_bars(finished: Platform) -> None:
     sessions, late = trading_calendar("XNYS").between(START, END), trading_calendar("XNYS").between(LISTED, END)
     rows = table(finished, "data_freshness").sort("symbol").drop("ingested_at").rows()
@@ -250,7 +249,6 @@ def test_freshness_counts_the_stored_bars(finished: Platform) -> None:
     assert table(finished, "data_gaps").is_empty()
 
 
-@pytest.mark.slow
 def test_coverage_is_values_over_bars(finished: Platform) -> None:
     bars = finished.warehouse.query("SELECT count(*) FROM ohlcv").item()
     rows = dict(table(finished, "feature_coverage").select("feature_name", "coverage").iter_rows())
@@ -258,7 +256,6 @@ def test_coverage_is_values_over_bars(finished: Platform) -> None:
     assert rows["ret_5d"] == (bars - 3 * 5) / bars
 
 
-@pytest.mark.slow
 def test_the_latest_targets_are_what_the_supervisor_said_last(finished: Platform) -> None:
     expected = finished.warehouse.query(
         "SELECT strategy_id, symbol, approved, weight, reason FROM targets "
@@ -269,7 +266,6 @@ def test_the_latest_targets_are_what_the_supervisor_said_last(finished: Platform
     assert found.rows() == expected.rows()
 
 
-@pytest.mark.slow
 def test_the_leaderboard_sets_each_backtest_beside_its_own_verdict(finished: Platform) -> None:
     expected = finished.warehouse.query(
         "SELECT b.strategy_id, b.run_id, b.sharpe, v.verdict FROM backtest_summary b JOIN validation_results v "
@@ -281,7 +277,6 @@ def test_the_leaderboard_sets_each_backtest_beside_its_own_verdict(finished: Pla
     assert sorted(found["place"]) == [1, 2]
 
 
-@pytest.mark.slow
 def test_turnover_and_exposure_add_up_to_the_stored_curve(finished: Platform) -> None:
     curve = finished.warehouse.query(
         "SELECT strategy_id, count(*) AS sessions, sum(turnover) AS turnover, avg(gross_exposure) AS exposure, "
@@ -301,7 +296,6 @@ def test_turnover_and_exposure_add_up_to_the_stored_curve(finished: Platform) ->
         assert held == pytest.approx(exposure, rel=1e-9)
 
 
-@pytest.mark.slow
 def test_marts_made_alone_have_their_own_tests_and_one_that_fails_leaves_what_stands_on_it_as_it_was(
     finished: Platform, manifest: dict[str, Any]
 ) -> None:
@@ -331,7 +325,6 @@ def test_marts_made_alone_have_their_own_tests_and_one_that_fails_leaves_what_st
     assert table(finished, "model_performance").sort("model_id").equals(before)
 
 
-@pytest.mark.slow
 def test_dbt_alone_builds_tests_and_documents_an_empty_home(tmp_path: Path) -> None:
     platform = small_platform(tmp_path)
     said = dbt(platform, "build")
@@ -343,7 +336,6 @@ def test_dbt_alone_builds_tests_and_documents_an_empty_home(tmp_path: Path) -> N
     assert {name.split(".")[-1] for name in catalog["nodes"]} >= MARTS
 
 
-@pytest.mark.slow
 def test_dbt_takes_its_turn_at_the_warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     platform = small_platform(tmp_path, QUANT_LOCK_TIMEOUT_SECONDS="0.2")
     platform.warehouse.prepare()

@@ -18,7 +18,7 @@ from quant_assets.defs.marts import GROUP as MARTS
 from quant_assets_tests.command_line import CommandLine
 from quant_assets_tests.platform import DAGSTERS_OWN, Platform, small_platform
 
-pytestmark = DAGSTERS_OWN
+pytestmark = [*DAGSTERS_OWN, pytest.mark.slow]
 
 KNOWN_WARNINGS = ("ignore:Series.values returning an ndarray that drops timezone information",)
 """What exchange_calendars does when a calendar is made for the cache; pandas will give it another type."""
@@ -158,7 +158,6 @@ def test_loading_the_definitions_warns_of_nothing(platform: Platform) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.slow
 def test_row_counts_are_what_is_stored_and_runs_are_tagged_with_period_and_strategy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
