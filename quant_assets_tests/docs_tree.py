@@ -18,7 +18,7 @@ from quant_assets_tests.platform import PATIENCE
 
 TOOLS = ("python",)
 """Programs of `.venv/bin` that pages run as they are."""
-FOREIGN = ("QUANT_", "DAGSTER_", "ALPHA_VANTAGE_", "MAKE", "MFLAGS", "MAKE", "MFLAGS")
+FOREIGN = ("QUANT_", "DAGSTER_", "ALPHA_VANTAGE_", "MAKE", "MFLAGS")
 """How variables begin that a reader's shell does not have."""
 ACTIVATE = 'PATH="$PWD/.venv/bin:$PATH"\n'
 """What is needed of `.venv/bin/activate`."""
