@@ -120,6 +120,7 @@ def test_a_pipeline_killed_at_a_progress_line_and_run_again_leaves_the_tables_of
     check_finished(platform, unharmed, killed=1)
 
 
+@pytest.mark.thorough
 def test_a_pipeline_killed_at_commit_after_commit_gets_there_in_the_end(unharmed: Platform) -> None:
     """Each rerun is killed further on; the last one is not."""
     platform = beside(unharmed, "commits", DAGSTER_EVENT_BATCH_SIZE="100")

@@ -133,6 +133,7 @@ def answered() -> set[str]:
     return set()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT_ROOT)))
 def test_a_reader_can_follow_the_page(page: Path, demo: Path, answered: set[str], tmp_path: Path) -> None:

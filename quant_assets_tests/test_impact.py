@@ -392,6 +392,7 @@ def test_what_cannot_be_followed_is_refused_in_one_line(quant: CommandLine, word
     assert quant.runs() == []
 
 
+@pytest.mark.thorough
 def test_what_a_restated_history_touched_is_run_again_and_is_then_as_if_made_from_it_at_once(quant: CommandLine):
     platform = quant.platform
     quant("pipeline", "run")

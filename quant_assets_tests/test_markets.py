@@ -296,6 +296,7 @@ def added(before: dict[str, pl.DataFrame], after: dict[str, pl.DataFrame]) -> di
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_two_markets_run_through_both_stages_and_keep_their_rows_apart(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
