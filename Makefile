@@ -27,7 +27,7 @@ demo: install  ## the main job on the embedded sample data
 
 test: install  ## every test
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m "slow$(EXCEPT)" -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "slow $(EXCEPT)" -n 3 --dist loadfile --no-loadscope-reorder
 
 unit: install  ## the fast ones
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
