@@ -2,15 +2,25 @@
 
 from collections.abc import Callable, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 import streamlit as st
 
+from quant_assets.core.page import NONE
 from quant_assets.lab import state
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+Colour = Literal["green", "orange", "red", "gray"]
+MARKS: dict[str, tuple[str, str, Colour]] = {
+    "pass": ("\N{CHECK MARK}", "check_circle", "green"),
+    "caution": ("!", "warning", "orange"),
+    "fail": ("\N{MULTIPLICATION X}", "cancel", "red"),
+}
+"""Verdict -> sign in a table, icon, Streamlit's colour."""
+UNJUDGED: tuple[str, str, Colour] = (NONE, "help", "gray")
 
 _PLAIN = {"displaylogo": False, "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"]}
 

@@ -14,7 +14,7 @@ _POINTS = 120
 """A curve in a table is thinned to as many."""
 _RUNS = 8
 _STATES = {"SUCCESS": "✓ succeeded", "FAILURE": "✕ failed", "CANCELED": "canceled"}
-_VERDICTS = {"pass": "✓ pass", "caution": "! caution", "fail": "✕ fail"}
+_VERDICTS = {verdict: f"{sign} {verdict}" for verdict, (sign, *_) in widgets.MARKS.items()}
 
 
 def newest(stored: pl.DataFrame, curves: pl.DataFrame) -> pl.DataFrame:

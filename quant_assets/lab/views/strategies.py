@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import polars as pl
 import streamlit as st
@@ -21,7 +21,6 @@ from quant_assets.strategy.universe import Universe
 from quant_assets.strategy.versions import Checked, Opened, Part, Problem
 
 _VIEWS = ["Overview", "Spec and lineage", "Versions", "Edit"]
-_VERDICTS: dict[str, Literal["green", "orange", "red"]] = {"pass": "green", "caution": "orange", "fail": "red"}
 _revisions = count()
 
 
@@ -393,9 +392,9 @@ def _head(spec: StrategySpec, last: Mapping[str, Any]) -> None:
         st.badge(f"version {spec.version}", icon=":material/sell:")
         st.badge(f"universe {_universe(spec)}", icon=":material/public:", color="gray")
         st.badge(spec.signal.type, icon=":material/sensors:", color="gray")
-        verdict = last.get("verdict")
+        verdict = last.get("verdict") or ""
         judged = f"last verdict: {verdict}" if verdict else "not validated"
-        st.badge(judged, icon=":material/verified:", color=_VERDICTS.get(verdict or "", "gray"))
+        st.badge(judged, icon=":material/verified:", color=widgets.MARKS.get(verdict, widgets.UNJUDGED)[2])
         if last:
             st.badge(f"last run {last['created_at']:%Y-%m-%d}", icon=":material/history:", color="gray")
 

@@ -13,7 +13,8 @@ import streamlit as st
 from quant_assets.lab import launching, state, widgets
 from quant_assets.lab import verdict_figures as figures
 from quant_assets.lab.sweep_cells import METRICS, Cells, cells_figure, parallel_figure
-from quant_assets.lab.validations import NONE, Stored, Validation, last_verdicts, newest_backtest, validations
+from quant_assets.lab.validations import Stored, Validation, last_verdicts, newest_backtest, validations
+from quant_assets.lab.widgets import MARKS, UNJUDGED
 from quant_assets.strategy.markets import Market
 from quant_assets.strategy.spec import StrategySpec
 from quant_assets.validation.verdict import RULE
@@ -70,13 +71,6 @@ MEASURES = {
 }
 OVERALL = ("verdict", "overall")
 
-MARKS = {
-    "pass": ("\N{CHECK MARK}", "check_circle", "green"),
-    "caution": ("!", "warning", "orange"),
-    "fail": ("\N{MULTIPLICATION X}", "cancel", "red"),
-}
-"""Verdict -> sign in a table, icon, Streamlit's colour."""
-_UNJUDGED = (NONE, "help", "gray")
 _TINTS = {
     "\N{CHECK MARK}": "background-color: rgba(22, 150, 90, 0.20)",
     "!": "background-color: rgba(217, 119, 6, 0.20)",
@@ -93,13 +87,13 @@ def told(verdict: str | None, value: float | None) -> str:
         >>> told("fail", 0.672), told("pass", None)
         ('✕ 0.67', '✓ pass')
     """
-    sign = MARKS.get(verdict or "", _UNJUDGED)[0]
+    sign = MARKS.get(verdict or "", UNJUDGED)[0]
     return f"{sign} {verdict or 'not judged'}" if value is None else f"{sign} {value:.2f}"
 
 
 def badge(verdict: str | None) -> str:
     """A verdict as Markdown: icon, word, colour."""
-    _, icon, colour = MARKS.get(verdict or "", _UNJUDGED)
+    _, icon, colour = MARKS.get(verdict or "", UNJUDGED)
     return f":{colour}-badge[:material/{icon}: {verdict if verdict in MARKS else 'not judged'}]"
 
 
