@@ -32,7 +32,7 @@ from quant_assets.lab.dagster_api import (
     Run,
     StepState,
 )
-from quant_assets.lab.launching import Order, decision_order, market_order, market_orders, redo_orders
+from quant_assets.lab.launching import Order, decision_order, market_order, market_orders
 from quant_assets.strategy.markets import RANGE_END, RANGE_START, Market, load_markets
 from quant_assets_tests.lab_dagster import FakeDagster
 from quant_assets_tests.lab_platform import NOBODY, Lab, words
@@ -484,19 +484,6 @@ def test_a_decision_order_configures_the_backtest_that_it_contains(markets: list
     coins = decision_order(markets[1], "coin_ranks", date(2023, 2, 1), date(2023, 4, 30))
     assert list(coins.config["ops"]) == ["coins__backtest_summary"]
     assert coins.assets[0] == ("coins", "predictions")
-
-
-def test_what_follows_from_changed_bars_is_ordered_from_the_features_on(markets: list[Market]) -> None:
-    orders = redo_orders(markets[0], date(2023, 1, 20), date(2023, 8, 31), ["BBB"], ["ranks"])
-    assert [one.assets for one in orders] == [
-        (("features_daily",), ("labels",)),
-        (("predictions",), ("targets",), ("backtest_summary",), ("validation",)),
-    ]
-    assert orders[0].tags == {RANGE_START: "2023-01-20|BBB", RANGE_END: "2023-08-31|BBB"}
-    assert orders[1].tags == {RANGE_START: "2023-03-01|ranks", RANGE_END: "2023-08-31|ranks"}
-    backtest = redo_orders(markets[0], date(2023, 6, 1), date(2023, 8, 31), [], ["ranks"])[0]
-    assert backtest.tags[RANGE_START] == "2023-06-01|ranks"
-    assert backtest.config["ops"]["backtest_summary"]["config"]["from_date"] == "2023-03-01"
 
 
 # the button

@@ -111,20 +111,6 @@ def decision_order(
     )
 
 
-def redo_orders(
-    market: Market, first: date, last: date, symbols: Sequence[str], strategies: Sequence[str]
-) -> list[Order]:
-    """What follows from bars of `symbols` that changed at `first`, up to `last`: features, labels, then decisions.
-
-    Backtests take the whole period from their file's first session to `last`.
-    """
-    orders = market_orders(market, first, last, symbols, ("features_daily", "labels"))
-    for name in strategies:
-        low = max(market.strategies[name].backtest.first, market.layout.universe.start)
-        orders.append(decision_order(market, name, max(first, low), last, from_date=min(low, last).isoformat()))
-    return orders
-
-
 @dataclass
 class Chain:
     """Runs that follow one another, started by one click. The process keeps it: any tab that shows it drives it on.
