@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from quant_assets.core.matrices import Floats, Matrices, matrices
-from quant_assets.signals import RULES, BbRsiInputs, BreakoutInputs, DonchianInputs, Memo, Rule, TsmomInputs
+from quant_assets.signals import (
+    RULES,
+    BbRsiInputs,
+    BreakoutInputs,
+    DonchianInputs,
+    EmaCrossInputs,
+    Memo,
+    Rule,
+    TsmomInputs,
+)
 from quant_assets.signals.indicators import Indicators
 from quant_assets.validation import leakage
 
@@ -24,6 +33,7 @@ SHORT = {
     "breakout": BreakoutInputs(window=6, atr_window=4, width=1.0),
     "donchian": DonchianInputs(entry=6, exit=3),
     "bb_rsi": BbRsiInputs(window=5, width=1.0, rsi_window=4, oversold=40.0, overbought=60.0),
+    "ema_cross": EmaCrossInputs(fast=3, slow=6),
 }
 """Windows so short that a few sessions open, turn and close positions."""
 kinds = pytest.mark.parametrize("kind", RULES)
@@ -177,6 +187,19 @@ def test_bb_rsi_worked_by_hand():
     assert exposures("bb_rsi", inputs, one(closes)) == pytest.approx(expected, nan_ok=True)
 
 
+def test_ema_cross_worked_by_hand():
+    closes = [8.0, 8.0, 16.0, 4.0, 8.0, 4.0, 5.0, 6.0]
+    # fast, half of each distance:      8, 8, 12, 8,  8,   6,     5.5,    5.75
+    # slow, a quarter of each distance: 8, 8, 10, 8.5, 8.375, 7.28, 6.71, 6.53
+    expected = [NAN, NAN, NAN, NAN, NAN, NAN, -1.0, -1.0]
+    assert exposures("ema_cross", EmaCrossInputs(fast=3, slow=7), one(closes)) == pytest.approx(expected, nan_ok=True)
+    # fast, all of each distance: the closes; slow, two thirds: 8, 8, 13.33, 7.11, 7.70, 5.23, 5.08, 5.69
+    expected = [NAN, 0.0, 1.0, -1.0, 1.0, -1.0, -1.0, 1.0]
+    assert exposures("ema_cross", EmaCrossInputs(fast=1, slow=2), one(closes)) == pytest.approx(expected, nan_ok=True)
+    means = Indicators(one(closes)).exponential(3)[:, 0]
+    assert means == pytest.approx([NAN, NAN, 12.0, 8.0, 8.0, 6.0, 5.5, 5.75], nan_ok=True)
+
+
 @pytest.mark.parametrize(("closes", "index"), [([1.0, 2.0, 3.0], 100.0), ([3.0, 2.0, 1.0], 0.0), ([2.0] * 3, 50.0)])
 def test_the_relative_strength_index_of_closes_that_only_rise_fall_or_rest(closes: list[float], index: float):
     assert Indicators(one(closes)).rsi(2)[2, 0] == index
@@ -197,6 +220,9 @@ def reference(inputs: object, bars: pd.DataFrame) -> pd.Series:
     close, high, low, volume = (bars[name] for name in ("close", "high", "low", "volume"))
     change = close.pct_change()
     match inputs:
+        case EmaCrossInputs():
+            fast, slow = (close.ewm(span=n, adjust=False, min_periods=n).mean() for n in (inputs.fast, inputs.slow))
+            return np.sign(fast - slow)
         case TsmomInputs():
             if inputs.weighting == "plain":
                 momentum = close.pct_change(inputs.lookback)
@@ -248,7 +274,15 @@ def wilder(close: pd.Series, sessions: int) -> pd.Series:
 
 @pytest.mark.parametrize(
     "inputs",
-    [*SHORT.values(), TsmomInputs(), BreakoutInputs(), DonchianInputs(), BbRsiInputs(), TsmomInputs(lookback=1)],
+    [
+        *SHORT.values(),
+        TsmomInputs(),
+        BreakoutInputs(),
+        DonchianInputs(),
+        BbRsiInputs(),
+        EmaCrossInputs(),
+        TsmomInputs(lookback=1),
+    ],
     ids=str,
 )
 def test_exposures_equal_those_of_another_implementation(inputs: object):
@@ -260,7 +294,19 @@ def test_exposures_equal_those_of_another_implementation(inputs: object):
         own = bars.filter(pl.col("symbol") == symbol).to_pandas().set_index("ts")
         expected = reference(inputs, own).reindex(panel.days).to_numpy()
         assert found[:, column] == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
-    assert {-1.0, 0.0, 1.0} <= set(np.sign(found[~np.isnan(found)])) | ({0.0} if rule.windowed else set())
+    always_in = rule.kind in ("tsmom", "ema_cross")
+    assert {-1.0, 0.0, 1.0} <= set(np.sign(found[~np.isnan(found)])) | ({0.0} if always_in else set())
+
+
+@pytest.mark.parametrize("sessions", [1, 2, 10, 26])
+def test_the_exponential_mean_is_that_of_pandas(sessions: int):
+    bars = random_bars(300)
+    panel = panel_of(bars)
+    found = Indicators(panel).exponential(sessions)
+    for column, symbol in enumerate(panel.symbols):
+        close = bars.filter(pl.col("symbol") == symbol).to_pandas().set_index("ts")["close"]
+        expected = close.ewm(span=sessions, adjust=False, min_periods=sessions).mean().reindex(panel.days).to_numpy()
+        assert found[:, column] == pytest.approx(expected, rel=1e-12, nan_ok=True)
 
 
 # --- what holds for every kind ---
@@ -308,6 +354,7 @@ def test_tsmom_has_the_same_bits_however_much_history_precedes_its_lookback():
         (DonchianInputs(entry=6, exit=6), 6),
         (BbRsiInputs(window=6, rsi_window=4), 5),  # the band includes t
         (BbRsiInputs(window=4, rsi_window=6), 6),
+        (EmaCrossInputs(fast=4, slow=6), 5),
     ],
     ids=str,
 )
@@ -472,6 +519,8 @@ def test_volume_weighted_returns_turned_upside_down_turn_the_position(returns: l
         (BreakoutInputs, {"width": 0.0}, "greater than 0"),
         (BreakoutInputs, {"window": 2521}, "less than or equal to 2520"),
         (DonchianInputs, {"entry": 20, "exit": 30}, "exit 30 is longer than entry 20; shorten exit or lengthen entry"),
+        (EmaCrossInputs, {"fast": 0}, "greater than or equal to 1"),
+        (EmaCrossInputs, {"fast": 20, "slow": 20}, "fast 20 is not below slow 20; shorten fast or lengthen slow"),
         (BbRsiInputs, {"window": 1}, "greater than or equal to 2"),
         (BbRsiInputs, {"oversold": 70, "overbought": 30}, "oversold 70 is not below overbought 30; move them apart"),
         (BbRsiInputs, {"overbought": 100.0}, "less than 100"),

@@ -254,17 +254,19 @@ def weigh(
     limits: Limits,
     min_cross_section: float,
     weight: Floats,
+    carried: Floats | None = None,
 ) -> None:
-    """`propose` and `supervise` from cash, for their weights alone.
+    """`propose` and `supervise`, for their weights alone.
 
     Args:
         score, listed: (dates, symbols); the score of a symbol that is not listed counts for nothing.
         basis: as for `propose`.
         min_cross_section: share of the listed symbols that must have a score; a date with fewer changes nothing.
         weight: (dates, symbols), written; NaN on the dates that change nothing.
+        carried: (symbols,) weights before the first date, overwritten by those after the last; None: cash.
     """
     count = score.shape[1]
-    held = np.zeros(count)
+    held = np.zeros(count) if carried is None else carried
     values, shares, present = np.empty(count), np.empty(count), np.empty(count, np.bool_)
     proposed, goal = np.empty(count), np.empty(count)
     rank, flags = np.empty(count, np.int64), np.empty(count, np.int64)

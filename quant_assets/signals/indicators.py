@@ -28,6 +28,7 @@ class Indicators:
         ("centre", n), ("atr", n)       `centre`, `atr`
         ("channel", n)                  `channel`
         ("band", n), ("rsi", n)         `band`, `rsi`
+        ("exponential", n)              `exponential`
     """
 
     panel: Matrices
@@ -44,10 +45,10 @@ class Indicators:
         def compute() -> Floats:
             bars = self._bars
             if weighting == "plain":
-                return bars.scatter(bars.close / bars.lagged(bars.close, sessions) - 1)
+                return bars.scatter(kernel.changes(bars.close, bars.lagged(bars.close, sessions)))
             traded = bars.mean(bars.volume, sessions)
             weighed = bars.mean(bars.volume * bars.returns, sessions)
-            return bars.scatter(np.divide(weighed, traded, out=np.full(len(traded), np.nan), where=traded > 0))
+            return bars.scatter(kernel.weighted(weighed, traded))
 
         return self._once(("momentum", weighting, sessions), compute)
 
@@ -77,9 +78,8 @@ class Indicators:
 
         def compute() -> Floats:
             bars = self._bars
-            previous = bars.lagged(bars.close)
-            true_range = np.maximum(bars.high, previous) - np.minimum(bars.low, previous)
-            return bars.scatter(bars.lagged(bars.mean(true_range, sessions)))
+            ranges = kernel.true_ranges(bars.high, bars.low, bars.lagged(bars.close))
+            return bars.scatter(bars.lagged(bars.mean(ranges, sessions)))
 
         return self._once(("atr", sessions), compute)
 
@@ -115,6 +115,18 @@ class Indicators:
 
         return self._once(("rsi", sessions), compute)
 
+    def exponential(self, sessions: int) -> Floats:
+        """Exponential mean of the closes since the symbol's first, which it begins at; defined from the n-th bar on.
+
+        mean[t] = mean[t-1] + 2 / (n + 1) x (close[t] - mean[t-1])
+        """
+
+        def compute() -> Floats:
+            bars = self._bars
+            return bars.scatter(kernel.exponential_mean(bars.close, bars.starts, sessions))
+
+        return self._once(("exponential", sessions), compute)
+
     @property
     def _bars(self) -> "_Bars":
         return self._once(("bars",), lambda: _Bars.of(self.panel))
@@ -147,7 +159,7 @@ class _Bars:
 
     @cached_property
     def returns(self) -> Floats:
-        return self.close / self.lagged(self.close) - 1
+        return kernel.changes(self.close, self.lagged(self.close))
 
     def lagged(self, values: Floats, sessions: int = 1) -> Floats:
         """The value that many of the symbol's own sessions earlier."""

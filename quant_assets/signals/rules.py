@@ -4,7 +4,11 @@ An exposure is the signed share of the symbol's allocation that the rule wants t
 of it, 0 none, -0.5 half of it short. It is NaN while undefined: no bar on that session, or too short a history.
 
 The value at t reads bars up to t and no further. A symbol's own sessions are consecutive: one without a bar is skipped
-over, it is neither a zero return nor a break. To add a kind, write its inputs, its function and a line of `RULES`.
+over, it is neither a zero return nor a break.
+
+Every kind has two forms with the same values to the bit: `Rule.exposures` of all bars at once and `Rule.stepper`, which
+gets them one by one. To add a kind, write its inputs, its function, its step (`rules_kernel`, `incremental`) and a line
+of `RULES`.
 
 Sources:
     Moskowitz, Ooi, Pedersen, "Time series momentum", Journal of Financial Economics 104 (2012): `tsmom`.
@@ -12,6 +16,9 @@ Sources:
         the true range: `breakout`.
     Faith, "The Original Turtle Trading Rules" (2003), after Donchian's four-week rule: `donchian`.
     Bollinger, "Bollinger on Bollinger Bands" (2001); Wilder (1978) for the relative strength index: `bb_rsi`.
+    Appel, "The Moving Average Convergence-Divergence Trading Method" (1979), for the difference of two exponential
+        means; Brock, Lakonishok, LeBaron, "Simple technical trading rules and the stochastic properties of stock
+        returns", Journal of Finance 47 (1992), for holding its side: `ema_cross`.
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -24,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from quant_assets.core.matrices import Floats, Matrices
 
 if TYPE_CHECKING:
+    from quant_assets.signals.incremental import Stepper
     from quant_assets.signals.indicators import Indicators
 
 Memo = dict[Hashable, Any]
@@ -83,6 +91,19 @@ class BbRsiInputs(_Inputs):
     def _ordered(self) -> Self:
         if self.oversold >= self.overbought:
             raise ValueError(f"oversold {self.oversold:g} is not below overbought {self.overbought:g}; move them apart")
+        return self
+
+
+class EmaCrossInputs(_Inputs):
+    """Parameters of `ema_cross`."""
+
+    fast: int = Field(default=12, ge=1, le=_LONGEST, description="sessions n of the fast mean")
+    slow: int = Field(default=26, ge=2, le=_LONGEST, description="sessions n of the slow mean")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.fast >= self.slow:
+            raise ValueError(f"fast {self.fast} is not below slow {self.slow}; shorten fast or lengthen slow")
         return self
 
 
@@ -154,12 +175,23 @@ def bb_rsi(indicators: "Indicators", inputs: BbRsiInputs, year: int) -> Floats:
     )
 
 
+def ema_cross(indicators: "Indicators", inputs: EmaCrossInputs, year: int) -> Floats:
+    """sign(fast mean[t] - slow mean[t])
+
+    Exponential means of the closes, mean[t] = mean[t-1] + 2 / (n + 1) x (close[t] - mean[t-1]), which begin at the
+    symbol's first close; fast with n = `fast`, slow with n = `slow`. Defined from the `slow`-th bar on; equal means
+    give 0.
+    """
+    return np.sign(indicators.exponential(inputs.fast) - indicators.exponential(inputs.slow))
+
+
 @dataclass(frozen=True)
 class Rule(Generic[InputsT]):
     """A registered kind.
 
     `windowed` says that a value reads the `warm_up` sessions before t and nothing older; the other kinds hold a
-    position until it is closed, so that theirs depends on the path from the symbol's first bar.
+    position until it is closed, or a mean that never quite forgets, so that theirs depends on the path from the
+    symbol's first bar.
     """
 
     kind: str
@@ -184,6 +216,12 @@ class Rule(Generic[InputsT]):
         from quant_assets.signals.indicators import Indicators
 
         return self.function(Indicators(panel, {} if memo is None else memo), inputs, year)
+
+    def stepper(self, inputs: InputsT, year: int, symbols: int) -> "Stepper":
+        """The rule's incremental form, for so many symbols without a bar yet; `year` as for `exposures`."""
+        from quant_assets.signals.incremental import Stepper
+
+        return Stepper(inputs, year, symbols)
 
     def warm_up(self, inputs: InputsT) -> int:
         """The symbol's own sessions before its first defined value."""
@@ -213,5 +251,6 @@ RULES: Mapping[str, Rule[Any]] = {
         Rule("breakout", BreakoutInputs, breakout, lambda inputs: max(inputs.window, inputs.atr_window + 1)),
         Rule("donchian", DonchianInputs, donchian, lambda inputs: inputs.entry),
         Rule("bb_rsi", BbRsiInputs, bb_rsi, lambda inputs: max(inputs.window - 1, inputs.rsi_window)),
+        Rule("ema_cross", EmaCrossInputs, ema_cross, lambda inputs: inputs.slow - 1),
     )
 }

@@ -27,7 +27,14 @@ from quant_assets.labels import LABEL_SETS
 from quant_assets.models.spec import ModelSpec
 from quant_assets.portfolio.supervisor import SupervisorRules
 from quant_assets.portfolio.weighting import WEIGHTINGS, Weighting
-from quant_assets.signals import BbRsiInputs, BreakoutInputs, DonchianInputs, FactorRankInputs, TsmomInputs
+from quant_assets.signals import (
+    BbRsiInputs,
+    BreakoutInputs,
+    DonchianInputs,
+    EmaCrossInputs,
+    FactorRankInputs,
+    TsmomInputs,
+)
 from quant_assets.strategy.universe import Bounds, Name, Symbol, Universe, Version, distinct, load_universe
 from quant_assets.strategy.yaml_file import Document, Section, explain, read, validate
 from quant_assets.validation.plan import ValidationPlan
@@ -88,7 +95,14 @@ class BbRsi(Section):
     inputs: BbRsiInputs = BbRsiInputs()
 
 
-RuleSignal = Tsmom | Breakout | Donchian | BbRsi
+class EmaCross(Section):
+    """Follows the side of its slow exponential mean that the fast one is on."""
+
+    type: Literal["ema_cross"]
+    inputs: EmaCrossInputs = EmaCrossInputs()
+
+
+RuleSignal = Tsmom | Breakout | Donchian | BbRsi | EmaCross
 """Kinds that say how much of each symbol to hold; the others say which symbols are better."""
 
 Signal = Annotated[FactorRank | ModelScore | RuleSignal, Field(discriminator="type")]
