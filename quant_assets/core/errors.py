@@ -11,6 +11,8 @@ QuantError                      one clear line: the value, the limit, the remedy
 ├── WarehouseError              the tables at rest
 │   └── WarehouseLockedError    somebody else held the file for as long as we were willing to wait
 ├── ModelError                  a model that is missing, tampered with or cannot be trained
+├── TradingError                the trading system: a limit that makes no sense together, an order that cannot be
+│   └── JournalError            a journal that is damaged, or was written by other code or from other data
 └── LabError                    the lab's sources: nothing published yet, Dagster's server does not answer or refuses
 """
 
@@ -63,6 +65,14 @@ class WarehouseLockedError(WarehouseError):
 
 class ModelError(QuantError):
     """A model file that is missing or changed, or a training that cannot be done."""
+
+
+class TradingError(QuantError):
+    """The trading system was asked for what contradicts itself, such as a fill of an order that has ended."""
+
+
+class JournalError(TradingError):
+    """A journal that is damaged before its end, or that does not fit what is replayed against it."""
 
 
 class LabError(QuantError):

@@ -104,6 +104,10 @@ class Settings(BaseSettings):
         """Where the report of a validation lies."""
         return self.reports_dir / "validation" / strategy_id / f"{run_id}.html"
 
+    def journal(self, strategy_id: str, run_id: str) -> Path:
+        """Where the journal of an event-driven run lies."""
+        return self.home / "journals" / strategy_id / f"{run_id}.journal"
+
 
 @cache
 def settings() -> Settings:

@@ -1,0 +1,163 @@
+"""Bars of the past, published one event at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from quant_assets.core.errors import DataError
+from quant_assets.core.matrices import Floats, Index, Matrices
+from quant_assets.trading.bus import ReplayBus
+from quant_assets.trading.component import Component, ReplayClock
+from quant_assets.trading.events import Bar, Ended, Moment, Opening, Phase
+
+_CHUNK = 4096  # rows that are Python numbers at a time
+
+DAY = 86_400_000_000_000
+"""Nanoseconds."""
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """Bars as matrices of shape (rows, symbols), NaN where a symbol has none.
+
+    Raises:
+        DataError: shapes that do not fit, or times that do not rise.
+    """
+
+    stamps: Index
+    """(rows,): the time of each row, nanoseconds since 1970 UTC, rising."""
+    symbols: tuple[str, ...]
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    volume: Floats
+    last: Index
+    """(symbols,): row of the last bar; the last row where bars go on after it; -1 without bars."""
+
+    def __post_init__(self) -> None:
+        shape = (len(self.stamps), len(self.symbols))
+        for name in ("open", "high", "low", "close", "volume"):
+            if (found := getattr(self, name).shape) != shape:
+                raise DataError(f"{name} has the shape {found}; {shape[0]} times and {shape[1]} symbols need {shape}")
+        falls = np.flatnonzero(np.diff(self.stamps) <= 0)
+        if len(falls):
+            raise DataError(f"time {self.stamps[falls[0] + 1]} does not come after {self.stamps[falls[0]]}; sort rows")
+
+    @classmethod
+    def of_sessions(cls, panel: Matrices) -> "History":
+        """Daily bars, each stamped 00:00 UTC of its session."""
+        stamps = panel.days.astype("M8[ns]").astype(np.int64)
+        return cls(
+            stamps, panel.symbols, panel.open, panel.high, panel.low, panel.close, panel.volume, panel.last
+        )  # fmt: skip
+
+
+class HistoricalFeed(Component):
+    """Publishes a history's events in the order of their times, and sets the clock.
+
+    Each time has, of the phases asked for: Moment(NIGHT), an Ended for symbols whose last bar was the time before,
+    the Openings, Moment(OPEN_STOPS), Moment(OPEN), the Bars, Moment(WITHIN), Moment(CLOSE). Openings are published only
+    where a phase at the open is asked for. Of one time, events come by column.
+
+    Args:
+        history: what to publish.
+        phases: moments to mark.
+    """
+
+    name = "feed"
+
+    def __init__(self, bus: ReplayBus, clock: ReplayClock, history: History, phases: frozenset[Phase]) -> None:
+        self._bus = bus
+        self._clock = clock
+        self._history = history
+        self._phases = phases
+
+    def replay(self, rest: int) -> Iterator[int]:
+        """Publish everything, each event when all that came of those before it is done.
+
+        Yields:
+            Rows done, after every `rest` of them.
+        """
+        one = len(self._history.symbols) == 1 and self._phases == {Phase.CLOSE}
+        return self._bars_of_one(rest) if one else self._bars_of_many(rest)
+
+    def _bars_of_one(self, rest: int) -> Iterator[int]:
+        clock, publish, next_seq = self._clock, self._bus.deliver, self._bus.next_seq
+        (symbol,), close = self._history.symbols, int(Phase.CLOSE)
+        ends = self._history.last[0] + 1
+        for row, (ts, opened, high, low, closed, volume) in enumerate(self._rows_of_one()):
+            clock.time = ts
+            if opened == opened:
+                seq = next_seq()
+                publish(Bar(ts, seq, seq, 0, symbol, opened, high, low, closed, volume))
+            elif row == ends and row:
+                seq = next_seq()
+                publish(Ended(ts, seq, seq, 0, symbol))
+            seq = next_seq()
+            publish(Moment(ts, seq, seq, 0, close, row))
+            if not (row + 1) % rest:
+                yield row + 1
+
+    def _rows_of_one(self) -> Iterator[tuple[int, float, float, float, float, float]]:
+        history = self._history
+        for first in range(0, len(history.stamps), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            prices = (history.open, history.high, history.low, history.close, history.volume)
+            yield from zip(history.stamps[part].tolist(), *(values[part, 0].tolist() for values in prices), strict=True)
+
+    def _bars_of_many(self, rest: int) -> Iterator[int]:
+        clock, publish, next_seq = self._clock, self._bus.deliver, self._bus.next_seq
+        symbols, phases = self._history.symbols, self._phases
+        columns = range(len(symbols))
+        at_open = bool(phases & {Phase.OPEN_STOPS, Phase.OPEN})
+        ended = self._ended()
+
+        def moment(phase: Phase) -> None:
+            if phase in phases:
+                seq = next_seq()
+                publish(Moment(ts, seq, seq, 0, int(phase), row))
+
+        for row, (ts, opens, highs, lows, closes, volumes) in enumerate(self._rows_of_many()):
+            clock.time = ts
+            moment(Phase.NIGHT)
+            for column in ended.get(row, ()):
+                seq = next_seq()
+                publish(Ended(ts, seq, seq, 0, symbols[column]))
+            if at_open:
+                for column in columns:
+                    if opens[column] == opens[column]:
+                        seq = next_seq()
+                        publish(Opening(ts, seq, seq, 0, symbols[column], opens[column]))
+            moment(Phase.OPEN_STOPS)
+            moment(Phase.OPEN)
+            for column in columns:
+                opened = opens[column]
+                if opened == opened:
+                    seq = next_seq()
+                    publish(
+                        Bar(
+                            ts, seq, seq, 0, symbols[column],
+                            opened, highs[column], lows[column], closes[column], volumes[column],
+                        )
+                    )  # fmt: skip
+            moment(Phase.WITHIN)
+            moment(Phase.CLOSE)
+            if not (row + 1) % rest:
+                yield row + 1
+
+    def _rows_of_many(self) -> Iterator[tuple[int, list[float], list[float], list[float], list[float], list[float]]]:
+        history = self._history
+        for first in range(0, len(history.stamps), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            prices = (history.open, history.high, history.low, history.close, history.volume)
+            yield from zip(history.stamps[part].tolist(), *(values[part].tolist() for values in prices), strict=True)
+
+    def _ended(self) -> dict[int, list[int]]:
+        """Row -> columns whose last bar was the row before."""
+        found: dict[int, list[int]] = {}
+        for column, last in enumerate(self._history.last.tolist()):
+            if last >= 0:
+                found.setdefault(last + 1, []).append(column)
+        return found
