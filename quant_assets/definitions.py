@@ -10,6 +10,7 @@ from quant_assets.core.settings import Settings, settings
 from quant_assets.defs.automation import automation_sensor, daily_schedule
 from quant_assets.defs.checks import asset_checks
 from quant_assets.defs.decision import decision_assets
+from quant_assets.defs.event_driven import event_assets
 from quant_assets.defs.factors import factor_assets, factor_job
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.jobs import market_job, strategy_jobs
@@ -57,6 +58,7 @@ def build(config: Settings) -> dg.Definitions:
         stage = market_job(grid)
         assets += [*market_assets(grid, config), *decision_assets(grid, strategies, config)]
         assets += validation_assets(grid, strategies, config)
+        assets += event_assets(grid, strategies, config)
         assets += [*sweep_assets(grid, strategies, config), *factor_assets(grid, config)]
         checks += asset_checks(grid, strategies)
         jobs += [stage, *strategy_jobs(grid, strategies), *sweep_jobs(grid, strategies), factor_job(grid)]

@@ -148,6 +148,7 @@ def test_every_check_has_a_name_of_its_own_and_says_what_it_is_for():
         "targets",
         "backtest_summary",
         "validation",
+        "event_backtest",
     }
 
 

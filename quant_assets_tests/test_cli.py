@@ -52,6 +52,7 @@ COMMANDS = [
     ["daily"],
     ["marts"],
     ["runs"],
+    ["events"],
     ["trace"],
     ["check", "leakage"],
     ["db", "compact"],

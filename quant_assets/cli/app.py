@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from quant_assets.cli import console, lineage, research, validation
+from quant_assets.cli import console, lineage, research, trading, validation
 from quant_assets.cli.options import (
     COST,
     ISO,
@@ -71,6 +71,7 @@ for module, names in (
     (research, ("sweep", "trials", "factors", "compare")),
     (validation, ("validate", "verdicts")),
     (lineage, ("trace", "impact")),
+    (trading, ("events",)),
 ):
     for name in names:
         app.command(name)(getattr(module, name))
@@ -234,7 +235,10 @@ def backtest(
     slippage_bps: Annotated[float | None, typer.Option(help="in place of the file's, basis points", **COST)] = None,
     funding_bps_per_day: Annotated[float | None, typer.Option(help="in place of the file's, basis points")] = None,
     initial_cash: Annotated[float | None, typer.Option(help="in place of the file's", min=1)] = None,
-    engine: Annotated[str | None, typer.Option(help="kernel or vectorbt, in place of the file's")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="kernel or vectorbt, in place of the file's; event: replay it after, event by event"),
+    ] = None,
     symbols: Annotated[
         str | None, typer.Option("--symbols", help="only these, comma-separated; targets are decided for them alone")
     ] = None,
@@ -244,6 +248,8 @@ def backtest(
     periods = _periods(chosen, first, last)
     if not periods:
         raise ConfigError(f"no strategy in {session.settings.strategies_dir}; add a YAML file, or name one with -s")
+    replay = engine == trading.ENGINE
+    assets = ["backtest_summary", "validation", *(["event_backtest"] if replay else [])]
     runs = []
     for market, specs in chosen:
         for spec in specs:
@@ -256,14 +262,16 @@ def backtest(
                 slippage_bps=slippage_bps,
                 funding_bps_per_day=funding_bps_per_day,
                 initial_cash=initial_cash,
-                engine=engine,
+                engine=None if replay else engine,
                 symbols=market.symbols(symbols) if symbols else None,
             )
-            runs.append(
-                market.launcher.run(["backtest_summary", "validation"], low, high, [spec.strategy_id], config=config)
-            )
+            runs.append(market.launcher.run(assets, low, high, [spec.strategy_id], config=config))
     _summaries([run.run_id for run in runs])
-    session.finish(runs, ["backtest_summary", "backtest_trades", "validation_results", "backtest_findings"])
+    tables = ["backtest_summary", "backtest_trades", "validation_results", "backtest_findings"]
+    if replay:
+        trading.replayed([run.run_id for run in runs])
+        tables += ["event_backtests", "trading_events"]
+    session.finish(runs, tables)
 
 
 @pipeline_app.command("run")

@@ -404,13 +404,20 @@ CHECKS: dict[str, Sequence[Check]] = {
             for one in _both(TABLES["backtest_findings"], lambda scope: scope.backtests("backtest_findings"))
         ),
     ],
+    "event_backtest": [
+        *_both(TABLES["event_backtests"], lambda scope: scope.backtests("event_backtests")),
+        *(
+            replace(one, name=f"{one.name}_events")
+            for one in _both(TABLES["trading_events"], lambda scope: scope.backtests("trading_events"))
+        ),
+    ],
 }
 """Asset -> its checks, but for those that it makes itself.
 
 Adding one is a function that returns the offending rows, and a line here. A market adds to those of features_daily
 the `feature_contracts` of each of its sets.
 """
-_OF_STRATEGIES = ("predictions", "targets", "backtest_summary", "validation")
+_OF_STRATEGIES = ("predictions", "targets", "backtest_summary", "validation", "event_backtest")
 
 
 def asset_checks(grid: Grid, strategies: Mapping[str, StrategySpec]) -> list[dg.AssetChecksDefinition]:

@@ -26,6 +26,7 @@ from filelock import FileLock
 from quant_assets.core.errors import QualityError, QuantError
 from quant_assets.defs.decision import BACKTEST_TABLES
 from quant_assets.defs.decision import GROUP as DECISION
+from quant_assets.defs.event_driven import EVENT_TABLES
 from quant_assets.defs.grid import PARTITION, Grid
 from quant_assets.defs.market import GROUP as MARKET
 from quant_assets.defs.progress import listening
@@ -107,7 +108,7 @@ class Launcher:
         return other
 
     def fail_dead_runs(self) -> list[str]:
-        """Mark runs as failed whose process is gone, and drop their backtests and validations. Returns their ids."""
+        """Mark runs as failed whose process is gone, and drop what they left of backtests. Returns their ids."""
         unfinished = self.instance.get_runs(
             dg.RunsFilter(
                 statuses=[
@@ -122,7 +123,7 @@ class Launcher:
             self.instance.report_run_failed(run, "its process is gone (killed, or the machine went down)")
         if dead:
             with self._warehouse.write() as writer:
-                for table in (*BACKTEST_TABLES, *VALIDATION_TABLES):
+                for table in (*BACKTEST_TABLES, *VALIDATION_TABLES, *EVENT_TABLES):
                     writer.delete(table, "run_id IN (SELECT unnest(?))", [[run.run_id for run in dead]])
         return [run.run_id for run in dead]
 

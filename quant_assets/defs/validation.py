@@ -25,11 +25,12 @@ from quant_assets.defs.decision import BACKTEST_TABLES, GROUP, Strategies, refus
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import code_version
 from quant_assets.defs.sources import labelled_features, sources_of
+from quant_assets.defs.stored_backtests import StoredBacktest, stored_backtest
 from quant_assets.market_data.history import adjusted_bars
 from quant_assets.strategy.doctor import diagnose
 from quant_assets.strategy.evaluate import Evaluator
 from quant_assets.strategy.gate import LastVerdict, last_verdict
-from quant_assets.strategy.ledger import Ledger, as_run, family, record
+from quant_assets.strategy.ledger import Ledger, family, record
 from quant_assets.strategy.retrained import retrained
 from quant_assets.strategy.spec import StrategySpec
 from quant_assets.strategy.validate import Candidates, candidates, curves, measured, reviewed, thresholds, usable_cells
@@ -140,9 +141,7 @@ def validation_assets(grid: Grid, strategies: Strategies, settings: Settings) ->
 class _Work:
     """One backtest to validate, with all that was read for it."""
 
-    spec: StrategySpec
-    backtest: Mapping[str, Any]
-    configuration: str
+    stored: StoredBacktest
     warehouse: Warehouse
     piece: Piece
     settings: Settings
@@ -157,30 +156,27 @@ class _Work:
         Raises:
             ConfigError: the run named has no backtest of the strategy, or one from before the ledger.
         """
-        rows = warehouse.query(
-            "SELECT s.*, t.params, t.configuration FROM backtest_summary s LEFT JOIN trials t USING (trial_id) "
-            "WHERE s.strategy_id = $1 AND s.run_id = coalesce($2, s.run_id) AND ($2 IS NOT NULL OR "
-            "(s.version = $3 AND s.to_ts <= $4)) ORDER BY s.run_id = $5 DESC, s.created_at DESC, s.run_id LIMIT 1",
-            [spec.strategy_id, run_id, spec.version, piece.slice.last, piece.run_id],
-        )
-        if rows.is_empty() and run_id:
-            raise ConfigError(f"run {run_id} has no backtest of {spec.strategy_id}; name one that `quant runs` lists")
-        if rows.is_empty():
+        found = stored_backtest(spec, run_id, warehouse, piece, settings)
+        if found is None:
             return f"{spec.strategy_id}: nothing to validate, it has no backtest by {piece.slice.last}"
-        row = rows.row(0, named=True)
-        if row["params"] is None:
-            raise ConfigError(f"the backtest of run {row['run_id']} is not in the trial ledger; run it again")
-        own = spec.bounds(piece.grid.universe, settings.strategies_dir / "universes")
-        window = row["from_ts"], row["to_ts"]
-        ran = as_run(spec, row["params"], window, row["initial_cash"], own).model_copy(
-            update={"version": row["version"]}
-        )
-        return cls(ran, row, row["configuration"], warehouse, piece, settings)
+        return cls(found, warehouse, piece, settings)
+
+    @property
+    def spec(self) -> StrategySpec:
+        return self.stored.spec
+
+    @property
+    def backtest(self) -> Mapping[str, Any]:
+        return self.stored.row
 
     def standing(self) -> LastVerdict | None:
         """A verdict on the same configuration that is recent enough."""
         last = last_verdict(
-            self.warehouse, self.spec.strategy_id, self.spec.version, self.configuration, self.backtest["from_ts"]
+            self.warehouse,
+            self.spec.strategy_id,
+            self.spec.version,
+            self.stored.configuration,
+            self.backtest["from_ts"],
         )
         oldest = self.backtest["to_ts"] - timedelta(days=self.settings.validation_max_age_days)
         return last if last is not None and last.last >= oldest else None
@@ -198,9 +194,9 @@ class _Work:
         first, last = self.backtest["from_ts"], self.backtest["to_ts"]
         report(f"{spec.strategy_id}: validating the backtest of run {self.backtest['run_id']}, {first}..{last}")
         with self.timed("reading"):
-            bounds = spec.bounds(grid.universe, self.settings.strategies_dir / "universes")
+            bounds = self.stored.bounds
             bars = adjusted_bars(self.warehouse, list(bounds), grid.universe.start, last, calendar=calendar)
-            equity = self._stored("backtest_equity", "ts")
+            equity = self.stored.table(self.warehouse, "backtest_equity", "ts")
             sessions = equity["ts"].to_list()
             cells, alone = usable_cells(spec, bars, sessions, bounds, self.settings)
             sources = sources_of([spec], self.warehouse, bounds, sessions)
@@ -234,18 +230,11 @@ class _Work:
         findings: list[Finding] = []
         if DOCTOR in methods:
             with self.timed("doctor"):
-                tables = {table.name: self._stored(table.name) for table in BACKTEST_TABLES}
+                tables = {table.name: self.stored.table(self.warehouse, table.name) for table in BACKTEST_TABLES}
                 swept = list(zip(found.changes, found.sharpes.tolist(), strict=True)) if cells else None
                 findings = diagnose(spec, tables, bars, sessions, calendar, bounds, sources, swept, report)
         self._store(assessment, findings, found, sessions)
         return self._show(assessment, findings, found, equity)
-
-    def _stored(self, table: str, order: str = "strategy_id") -> pl.DataFrame:
-        """The backtest's rows of `table`."""
-        return self.warehouse.query(
-            f'SELECT * FROM {table} WHERE run_id = ? AND strategy_id = ? ORDER BY "{order}"',
-            [self.backtest["run_id"], self.spec.strategy_id],
-        )
 
     def _enter(self, found: Candidates, entries: Ledger) -> None:
         """What was evaluated was tried, whatever becomes of the validation."""
