@@ -53,7 +53,7 @@ docs: install  ## the documentation on http://127.0.0.1:8000
 	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
 
 bench: install  ## all benches, or one with B=<name>
-	@for script in bench/$(if $(B),$(B),[a-z]*).py; do case $$script in bench/common.py|bench/portfolio_others.py) ;; *) $(BIN)/python $$script || exit 1;; esac; done
+	@for script in bench/$(if $(B),$(B),[a-z]*).py; do case $$script in bench/common.py|bench/portfolio_others.py|bench/event_engine_peers.py) ;; *) $(BIN)/python $$script || exit 1;; esac; done
 
 lock: install  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt

@@ -43,19 +43,19 @@ class Finished:
     output: str
 
 
-def other_environment(name: str, *packages: str) -> Path:
+def other_environment(name: str, *packages: str, python: str = sys.executable) -> Path:
     """The Python of a virtual environment of its own, `.bench/<name>`, for a library that we measure against.
 
-    Made when first asked for; delete the folder to have it made anew.
+    Made with `python` when first asked for; delete the folder to have it made anew.
     """
     folder = ROOT / ".bench" / name
-    python = folder / "bin" / "python"
+    own = folder / "bin" / "python"
     if not (folder / ".complete").is_file():
         shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+        subprocess.run([python, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(own), "-m", "pip", "install", "--quiet", *packages], check=True)
         (folder / ".complete").touch()
-    return python
+    return own
 
 
 def process(command: Sequence[str], environment: Mapping[str, str]) -> Finished:

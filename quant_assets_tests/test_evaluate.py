@@ -133,6 +133,7 @@ def assert_same(specs: list[StrategySpec]) -> None:
         strategy({"type": "breakout", "inputs": {"window": 10}}, supervisor={"max_positions": 2}),
         strategy({"type": "donchian"}, supervisor={"score_floor": 0.5}),
         strategy({"type": "bb_rsi", "inputs": {"window": 10}}, supervisor=LOOSE, execution={"price": "next_open"}),
+        strategy({"type": "ema_cross", "inputs": {"fast": 5, "slow": 15}}, portfolio={"short": "full"}),
         strategy(TSMOM, backtest={"from": SESSIONS[0], "fee_bps": 50, "initial_cash": 1000.0, "leverage": 2.0}),
     ],
 )

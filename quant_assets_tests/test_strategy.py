@@ -636,7 +636,7 @@ class TestRules:
 
     @pytest.mark.parametrize(
         ("kind", "weighting"),
-        [("tsmom", "equal"), ("tsmom", "inverse_vol"), ("tsmom", "hrp"), ("donchian", "equal"), ("bb_rsi", "equal")],
+        [("tsmom", "equal"), ("tsmom", "inverse_vol"), ("tsmom", "hrp"), ("donchian", "equal"), ("ema_cross", "equal")],
     )
     def test_a_slice_decided_from_its_history_equals_the_same_dates_of_the_whole(
         self, tmp_path: Path, kind: str, weighting: str

@@ -5,10 +5,8 @@ cash falls short of the costs, the last buy is filled in part. `simulation` docu
 and vectorbt (`engine`) take the same orders and leave the same tables.
 """
 
-import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -22,6 +20,7 @@ from quant_assets.backtest import metrics
 from quant_assets.backtest.simulation import REASONS, Mechanics, Price, Simulation, simulate
 from quant_assets.contracts import backtest_equity, backtest_symbols, backtest_trades
 from quant_assets.contracts.schema import Table
+from quant_assets.core.collector import collector_at_rest
 from quant_assets.core.costs import Costs
 from quant_assets.core.errors import ConfigError, DataError
 from quant_assets.core.matrices import Days, Index, Matrices, days_of, matrices
@@ -139,7 +138,7 @@ def run(
         for line in _waits(config):
             progress(line)
         progress(f"simulating {len(plan.symbols)} symbols over {len(days)} sessions")
-    with _collector_at_rest():
+    with collector_at_rest():
         done = _simulate(plan, prices, config)
     ruined = int(done.outcomes.ruined[0])
     if ruined >= 0:
@@ -240,18 +239,6 @@ def _simulate(plan: _Plan, prices: Matrices, config: BacktestConfig) -> Simulati
     from quant_assets.backtest import vectorbt_engine
 
     return vectorbt_engine.simulate(*given)
-
-
-@contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """No garbage collection inside: loading modules and compiled code makes objects that stay, and ends sooner so."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 class _Book:

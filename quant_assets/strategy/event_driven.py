@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from time import monotonic
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -31,6 +32,10 @@ from quant_assets.trading.system import COMMIT_ROWS, Parts, Replay, Strategy, Sy
 
 TOLERANCE = 1e-9
 """Relative difference of equity, prices, shares and profits up to which two engines agree."""
+
+DUST = 1e-12
+"""Share of the initial cash: shares worth less are what rounding leaves. A buy that is cut to the cash left over is a
+difference of large sums, so one for a fraction of a cent may have few digits that both engines agree on."""
 
 SLACK = 1.5
 """A backtest's risk limits are the supervisor's caps times this: weights drift between two rebalances."""
@@ -97,13 +102,18 @@ class Parity:
 
 
 def risk_limits(spec: StrategySpec, symbols: Sequence[str]) -> RiskLimits:
-    """Pre-trade limits that a strategy within its own caps never meets: the caps with `SLACK`, and its symbols."""
+    """Pre-trade limits that a strategy within its own caps does not meet: the caps with `SLACK`, and its symbols.
+
+    What an order leads to is bounded by `max_position`. What it leaves may have drifted, and orders of one moment are
+    judged one by one, sells first: on its way from one portfolio to another the account may hold both. So what an order
+    moves, and all positions together, have twice the room of the leverage.
+    """
     caps = spec.supervisor
-    leverage = max(spec.backtest.leverage or 1.0, caps.gross_exposure_cap)
+    room = 2 * SLACK * max(spec.backtest.leverage or 1.0, caps.gross_exposure_cap)
     return RiskLimits(
         max_position=SLACK * caps.max_weight_per_symbol,
-        max_leverage=SLACK * leverage,
-        max_order_share=2 * SLACK * caps.max_weight_per_symbol,
+        max_leverage=room,
+        max_order_share=room,
         allowed_symbols=frozenset(symbols),
         max_price_age=DAY,
     )
@@ -329,8 +339,8 @@ def _trades(running: Replay) -> pl.DataFrame:
 def parity(done: EventBacktest, equity: pl.DataFrame, trades: pl.DataFrame, initial_cash: float) -> Parity:
     """Hold a replay against the rows of a backtest in `backtest_equity` and `backtest_trades`, in any order.
 
-    Trades agree where symbol, side, dates and reason are the same and prices, shares and fees lie within `TOLERANCE`,
-    relative; profits within it relative to the initial cash.
+    Trades agree where symbol, side, dates and reason are the same and prices and shares lie within `TOLERANCE`,
+    relative, or shares within `DUST`; fees and profits within it relative to the initial cash.
     """
     sessions, reference = equity.sort("ts")["ts"], equity.sort("ts")["equity"].to_numpy()
     if len(reference) != len(done.equity):
@@ -338,36 +348,55 @@ def parity(done: EventBacktest, equity: pl.DataFrame, trades: pl.DataFrame, init
             f"the backtest has {len(reference)} sessions, the replay {len(done.equity)}; replay the backtest's period"
         )
     off = np.abs(done.equity / reference - 1)
-    wanted = trades.sort("trade_no").select(*_TRADE_KEY, *_TRADE_FIGURES)
-    found = done.trades.select(wanted.columns)
+    away = np.flatnonzero(~(off <= TOLERANCE))
     lines = []
-    worst = int(off.argmax())
-    if off[worst] > TOLERANCE:
-        first = int(np.flatnonzero(off > TOLERANCE)[0])
+    if len(away):
+        first = int(away[0])
         lines.append(
-            f"equity differs by {off[worst]:.3g} at the most, first on {sessions[first]}: "
+            f"equity differs by {off.max():.3g} at the most, first on {sessions[first]}: "
             f"{done.equity[first]:,.6f} here, {reference[first]:,.6f} there"
         )
-    differ = _differing(found, wanted, initial_cash)
-    if differ:
-        lines.append(f"{differ} of {wanted.height} trades differ ({found.height} here)")
-    lines += [f"risk rule {rule} refused {count} order(s)" for rule, count in done.denials.items()]
-    return Parity(float(done.equity[-1]), float(reference[-1]), float(off[-1]), float(off[worst]), differ, tuple(lines))
-
-
-def _differing(found: pl.DataFrame, wanted: pl.DataFrame, cash: float) -> int:
-    """How many trades of either side the other has not."""
-    if found.height != wanted.height:
-        here, there = (frame.select(_TRADE_KEY) for frame in (found, wanted))
-        return max(
-            there.join(here, on=_TRADE_KEY, how="anti", nulls_equal=True).height
-            + here.join(there, on=_TRADE_KEY, how="anti", nulls_equal=True).height,
-            abs(found.height - wanted.height),
+    differing = _differing(done.trades, trades, initial_cash)
+    if differing.height:
+        lines.append(
+            f"{differing.height} of {trades.height} trades differ ({done.trades.height} here), "
+            f"first {_told(differing.row(0, named=True))}"
         )
-    same = pl.Series([True]).new_from_index(0, found.height)
-    for name in _TRADE_KEY:
-        same &= found[name].eq_missing(wanted[name])
-    for name in _TRADE_FIGURES:
-        scale = pl.Series([cash]).new_from_index(0, found.height) if name in ("pnl", "fees") else wanted[name].abs()
-        same &= (found[name] - wanted[name]).abs() <= TOLERANCE * scale
-    return int((~same).sum())
+    lines += [f"risk rule {rule} refused {count} order(s)" for rule, count in done.denials.items()]
+    return Parity(
+        float(done.equity[-1]), float(reference[-1]), float(off[-1]), float(off.max()), differing.height, tuple(lines)
+    )
+
+
+def _differing(found: pl.DataFrame, wanted: pl.DataFrame, cash: float) -> pl.DataFrame:
+    """The trades that only one side has or that are not the same, by entry; the other side's figures as `<name>_there`.
+
+    A symbol has at most one exit per session, entry and reason, so that these tell all trades apart.
+    """
+    money = pl.lit(TOLERANCE * cash)
+    least = {"qty": DUST * cash / pl.col("entry_price_there"), "pnl": money, "fees": money}
+    columns = (*_TRADE_KEY, *_TRADE_FIGURES)
+    return (
+        found.select(columns)
+        .join(wanted.select(columns), on=_TRADE_KEY, how="full", nulls_equal=True, coalesce=True, suffix="_there")
+        .with_columns(_agreeing(name, least.get(name, pl.lit(0.0))) for name in _TRADE_FIGURES)
+        .filter(~pl.all_horizontal(pl.col("^.*_agrees$")))
+        .sort("entry_ts", "symbol", "exit_ts", "reason")
+    )
+
+
+def _agreeing(name: str, least: pl.Expr) -> pl.Expr:
+    """Whether a figure of both sides is the same, to `TOLERANCE` or to a difference of `least`."""
+    there = pl.col(f"{name}_there")
+    off = (pl.col(name) - there).abs()
+    return ((off <= TOLERANCE * there.abs()) | (off <= least)).fill_null(False).alias(f"{name}_agrees")
+
+
+def _told(trade: Mapping[str, Any]) -> str:
+    """What differs of a row of `_differing`."""
+    name = f"{trade['symbol']} {trade['side']} from {trade['entry_ts']} to {trade['exit_ts'] or 'the end'}"
+    for side, other in (("qty", "there"), ("qty_there", "here")):
+        if trade[side] is None:
+            return f"{name}: only {other}"
+    figure = next(one for one in _TRADE_FIGURES if not trade[f"{one}_agrees"])
+    return f"{name}: {figure} {trade[figure]:.12g} here, {trade[f'{figure}_there']:.12g} there"

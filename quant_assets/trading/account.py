@@ -128,7 +128,7 @@ class Account(Component):
 
     def settle(self) -> float:
         """End a row: the equity at the last closes, which is from now on that of the row before."""
-        value = self.equity(self._market.mark)
+        value = self.equity(self._market.mark) if self.held else self.cash
         if value > 0:
             self.before = value
             if value > self.peak:

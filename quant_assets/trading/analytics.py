@@ -19,6 +19,9 @@ CYCLE: Final = 86_400_000_000_000
 """Nanoseconds from one evaluation of the operating state to the next: a day."""
 
 
+_CLOSE: Final = int(Phase.CLOSE)
+
+
 class Analytics(Component):
     """Settles the account after each row, and once per cycle evaluates the operating state and publishes a snapshot.
 
@@ -49,7 +52,7 @@ class Analytics(Component):
         return {Moment: (self._on_moment, Level.P2)}
 
     def _on_moment(self, moment: Moment) -> None:
-        if moment.phase != Phase.CLOSE:
+        if moment.phase != _CLOSE:
             return
         equity = self._account.settle()
         self.equity.append(equity)

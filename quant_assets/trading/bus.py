@@ -97,8 +97,8 @@ class ReplayBus:
         self._queue0, self._queue1, self._queue2, self._queue3 = (deque[Event]() for _ in Level)
         self._handlers0, self._handlers1, self._handlers2, self._handlers3 = (_no_handlers() for _ in Level)
         self._delivered0 = self._delivered1 = self._delivered2 = self._delivered3 = 0
-        self._direct: set[type[Event]] = set()
-        """Kinds without taps and subscribers at P0 and P3, but with some at P1."""
+        self._entered: list[Callable[[], tuple[int, int, int, int]]] = []
+        """Of each entrance, what it has delivered without a queue, by level."""
 
     def subscribe(self, component: Component, kind: type[Event], handler: Handler, level: Level | None = None) -> None:
         """Call `handler` with each event of `kind`, at the kind's level or at another, after earlier subscribers."""
@@ -118,37 +118,48 @@ class ReplayBus:
         """Queue for all subscribers."""
         self._routes[type(event)](event)
 
-    def deliver(self, event: Event) -> None:
-        """`publish` and `drain`, while nothing waits: the same deliveries in the same order, most without a queue.
+    def entrance(self, kind: type[Event]) -> Callable[[Event], None]:
+        """What a feed calls with each event of `kind` while nothing waits: `publish` and `drain` in one.
 
-        For a feed, whose events are the most numerous by far.
+        The deliveries and their order are the same, most of them without a queue. It is resolved when it is asked for,
+        so after everybody has subscribed, because a feed's events are the most numerous by far.
         """
-        kind = type(event)
-        if kind not in self._direct:
+        first, later = self._handlers1[kind], self._handlers2[kind]
+        queue0, queue1, queue2, queue3 = self._queue0, self._queue1, self._queue2, self._queue3
+        drain, failed = self.drain, self._failed
+        at_first = at_later = 0
+
+        def queued(event: Event) -> None:
             self.publish(event)
-            self.drain()
-            return
-        self._delivered1 += 1
-        for handler in self._handlers1[kind]:
-            try:
-                handler(event)
-            except Exception as error:
-                self._failed(handler, event, error)
-        later = self._handlers2[kind]
-        if self._queue0 or self._queue1:
-            if later:
-                self._queue2.appendleft(event)
-            self.drain()
-            return
-        if later:
-            self._delivered2 += 1
-            for handler in later:
+            drain()
+
+        def direct(event: Event) -> None:
+            nonlocal at_first, at_later
+            at_first += 1
+            for handler in first:
                 try:
                     handler(event)
                 except Exception as error:
-                    self._failed(handler, event, error)
-        if self._queue0 or self._queue1 or self._queue2 or self._queue3:
-            self.drain()
+                    failed(handler, event, error)
+            if queue0 or queue1:
+                if later:
+                    queue2.appendleft(event)
+                drain()
+                return
+            if later:
+                at_later += 1
+                for handler in later:
+                    try:
+                        handler(event)
+                    except Exception as error:
+                        failed(handler, event, error)
+            if queue0 or queue1 or queue2 or queue3:
+                drain()
+
+        if not first or self._taps[kind] or self._handlers0[kind] or self._handlers3[kind]:
+            return queued
+        self._entered.append(lambda: (0, at_first, at_later, 0))
+        return direct
 
     def drain(self) -> None:
         """Deliver all that waits and all that comes of it. Not to be called by a handler."""
@@ -186,7 +197,8 @@ class ReplayBus:
     @property
     def counts(self) -> BusCounts:
         """As of now."""
-        delivered = (self._delivered0, self._delivered1, self._delivered2, self._delivered3)
+        queued = (self._delivered0, self._delivered1, self._delivered2, self._delivered3)
+        delivered = (sum(parts) for parts in zip(queued, *(entered() for entered in self._entered), strict=True))
         p0, p1, p2, p3 = (
             LevelCounts(done + len(queue), done, len(queue))
             for done, (queue, _) in zip(delivered, self._levels(), strict=True)
@@ -205,9 +217,6 @@ class ReplayBus:
         """Set where events of the kind go: to its taps, then into the queue of each level that has subscribers."""
         queues = (queue.append for queue, handlers in self._levels() if handlers[kind])
         stations = (*self._taps[kind], *queues)
-        self._direct.discard(kind)
-        if self._handlers1[kind] and not (self._taps[kind] or self._handlers0[kind] or self._handlers3[kind]):
-            self._direct.add(kind)
         self._routes[kind] = stations[0] if len(stations) == 1 else _in_turn(stations)
 
     def _failed(self, handler: Handler, event: Event, error: Exception) -> None:

@@ -1,7 +1,8 @@
 """Bars of the past, published one event at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -84,75 +85,77 @@ class HistoricalFeed(Component):
         return self._bars_of_one(rest) if one else self._bars_of_many(rest)
 
     def _bars_of_one(self, rest: int) -> Iterator[int]:
-        clock, publish, next_seq = self._clock, self._bus.deliver, self._bus.next_seq
+        clock, next_seq = self._clock, self._bus.next_seq
+        bar, moment, ended = (self._bus.entrance(kind) for kind in (Bar, Moment, Ended))
         (symbol,), close = self._history.symbols, int(Phase.CLOSE)
         ends = self._history.last[0] + 1
-        for row, (ts, opened, high, low, closed, volume) in enumerate(self._rows_of_one()):
-            clock.time = ts
-            if opened == opened:
+        row = -1
+        for rows in self._chunks(0):
+            for ts, opened, high, low, closed, volume in rows:
+                row += 1
+                clock.time = ts
+                if opened == opened:
+                    seq = next_seq()
+                    bar(Bar(ts, seq, seq, 0, symbol, opened, high, low, closed, volume))
+                elif row == ends and row:
+                    seq = next_seq()
+                    ended(Ended(ts, seq, seq, 0, symbol))
                 seq = next_seq()
-                publish(Bar(ts, seq, seq, 0, symbol, opened, high, low, closed, volume))
-            elif row == ends and row:
-                seq = next_seq()
-                publish(Ended(ts, seq, seq, 0, symbol))
-            seq = next_seq()
-            publish(Moment(ts, seq, seq, 0, close, row))
-            if not (row + 1) % rest:
-                yield row + 1
-
-    def _rows_of_one(self) -> Iterator[tuple[int, float, float, float, float, float]]:
-        history = self._history
-        for first in range(0, len(history.stamps), _CHUNK):
-            part = slice(first, first + _CHUNK)
-            prices = (history.open, history.high, history.low, history.close, history.volume)
-            yield from zip(history.stamps[part].tolist(), *(values[part, 0].tolist() for values in prices), strict=True)
+                moment(Moment(ts, seq, seq, 0, close, row))
+                if not (row + 1) % rest:
+                    yield row + 1
 
     def _bars_of_many(self, rest: int) -> Iterator[int]:
-        clock, publish, next_seq = self._clock, self._bus.deliver, self._bus.next_seq
+        clock, next_seq = self._clock, self._bus.next_seq
+        bar, moment, opening, ended = (self._bus.entrance(kind) for kind in (Bar, Moment, Opening, Ended))
         symbols, phases = self._history.symbols, self._phases
         columns = range(len(symbols))
         at_open = bool(phases & {Phase.OPEN_STOPS, Phase.OPEN})
-        ended = self._ended()
+        last_ones = self._ended()
 
-        def moment(phase: Phase) -> None:
+        def mark(phase: Phase) -> None:
             if phase in phases:
                 seq = next_seq()
-                publish(Moment(ts, seq, seq, 0, int(phase), row))
+                moment(Moment(ts, seq, seq, 0, int(phase), row))
 
-        for row, (ts, opens, highs, lows, closes, volumes) in enumerate(self._rows_of_many()):
+        rows = (row for chunk in self._chunks(slice(None)) for row in chunk)
+        for row, (ts, opens, highs, lows, closes, volumes) in enumerate(rows):
             clock.time = ts
-            moment(Phase.NIGHT)
-            for column in ended.get(row, ()):
+            mark(Phase.NIGHT)
+            for column in last_ones.get(row, ()):
                 seq = next_seq()
-                publish(Ended(ts, seq, seq, 0, symbols[column]))
+                ended(Ended(ts, seq, seq, 0, symbols[column]))
             if at_open:
                 for column in columns:
                     if opens[column] == opens[column]:
                         seq = next_seq()
-                        publish(Opening(ts, seq, seq, 0, symbols[column], opens[column]))
-            moment(Phase.OPEN_STOPS)
-            moment(Phase.OPEN)
+                        opening(Opening(ts, seq, seq, 0, symbols[column], opens[column]))
+            mark(Phase.OPEN_STOPS)
+            mark(Phase.OPEN)
             for column in columns:
                 opened = opens[column]
                 if opened == opened:
                     seq = next_seq()
-                    publish(
+                    bar(
                         Bar(
                             ts, seq, seq, 0, symbols[column],
                             opened, highs[column], lows[column], closes[column], volumes[column],
                         )
                     )  # fmt: skip
-            moment(Phase.WITHIN)
-            moment(Phase.CLOSE)
+            mark(Phase.WITHIN)
+            mark(Phase.CLOSE)
             if not (row + 1) % rest:
                 yield row + 1
 
-    def _rows_of_many(self) -> Iterator[tuple[int, list[float], list[float], list[float], list[float], list[float]]]:
+    def _chunks(self, columns: int | slice) -> Iterator[Iterable[tuple[Any, ...]]]:
+        """Times, opens, highs, lows, closes and volumes: numbers of one column, or lists of those of some."""
         history = self._history
         for first in range(0, len(history.stamps), _CHUNK):
             part = slice(first, first + _CHUNK)
             prices = (history.open, history.high, history.low, history.close, history.volume)
-            yield from zip(history.stamps[part].tolist(), *(values[part].tolist() for values in prices), strict=True)
+            yield zip(
+                history.stamps[part].tolist(), *(values[part, columns].tolist() for values in prices), strict=True
+            )
 
     def _ended(self) -> dict[int, list[int]]:
         """Row -> columns whose last bar was the row before."""

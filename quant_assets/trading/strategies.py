@@ -1,7 +1,8 @@
 """Strategy engines: bars in, signals out, and the word that all signals of a time are out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import nan
+from math import inf, nan
+from typing import Final
 
 from quant_assets.trading.component import Bus, Component, Handler
 from quant_assets.trading.events import Bar, Decision, Event, Moment, Phase, Signal
@@ -9,6 +10,9 @@ from quant_assets.trading.market import Market
 
 Update = Callable[[int, float, float, float, float], float]
 """(column, high, low, close, volume) of a bar -> the symbol's exposure after it, NaN where undefined."""
+
+
+_CLOSE: Final = int(Phase.CLOSE)
 
 
 class RuleEngine(Component):
@@ -40,7 +44,7 @@ class RuleEngine(Component):
         self._values[column] = self._update(column, bar.high, bar.low, bar.close, bar.volume)
 
     def _on_moment(self, moment: Moment) -> None:
-        if moment.phase != Phase.CLOSE:
+        if moment.phase != _CLOSE:
             return
         ts = moment.ts
         if self._decision_times is None or ts in self._decision_times:
@@ -68,20 +72,26 @@ class ScoreEngine(Component):
         return {Moment: self._on_moment}
 
     def _on_moment(self, moment: Moment) -> None:
-        if moment.phase == Phase.CLOSE and moment.ts in self._scores:
+        if moment.phase == _CLOSE and moment.ts in self._scores:
             decide(self._bus, moment, self._strategy_id, self._market.symbols, self._scores[moment.ts])
 
 
 class ReactiveEngine(Component):
-    """A rule on the bars of each symbol, whose exposure is published whenever it changes."""
+    """A rule on the bars of each symbol, whose exposure is published whenever it changes.
+
+    Args:
+        update: as of `RuleEngine`.
+        long_only: negative exposures are taken as 0.
+    """
 
     name = "strategy"
 
-    def __init__(self, bus: Bus, market: Market, strategy_id: str, update: Update) -> None:
+    def __init__(self, bus: Bus, market: Market, strategy_id: str, update: Update, *, long_only: bool = False) -> None:
         self._publish = bus.publish
         self._next_seq = bus.next_seq
         self._strategy_id = strategy_id
         self._update = update
+        self._least = 0.0 if long_only else -inf
         self._column = market.column
         self._values = [nan] * len(market.symbols)
 
@@ -92,6 +102,8 @@ class ReactiveEngine(Component):
         symbol = bar.symbol
         column = self._column[symbol]
         value = self._update(column, bar.high, bar.low, bar.close, bar.volume)
+        if value < self._least:
+            value = self._least
         if value != self._values[column] and value == value:
             self._values[column] = value
             self._publish(

@@ -6,6 +6,7 @@ What trades in a backtest is what trades later. Only the clock, the feed and the
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from quant_assets.core.collector import collector_at_rest
 from quant_assets.core.errors import DataError
 from quant_assets.trading.account import Account
 from quant_assets.trading.analytics import Analytics
@@ -170,12 +171,13 @@ class Replay:
         feed = HistoricalFeed(self.bus, self.clock, self.history, self.phases)
         system.start()
         try:
-            for rows in feed.replay(COMMIT_ROWS):
-                self._rest()
-                if progress:
-                    progress(rows)
-                if journal is not None:
-                    journal.commit()
+            with collector_at_rest():
+                for rows in feed.replay(COMMIT_ROWS):
+                    self._rest()
+                    if progress:
+                        progress(rows)
+                    if journal is not None:
+                        journal.commit()
             self._rest()
         finally:
             system.stop()
