@@ -325,12 +325,12 @@ def at_once(state: Operating) -> OperatingPolicy:
     ],
 )
 def test_the_most_careful_figure_counts(figures: Figures, state: Operating):
-    assert RULES.wish(figures)[0] == state
+    assert RULES.wish(figures) == state
 
 
 def test_a_figure_without_limits_is_left_out():
     rules = OperatingRules(drawdown=None, volatility=None, losing_streak=(3, 6))
-    assert rules.wish(Figures(-0.9, nan, 0))[0] == AGGRESSIVE
+    assert rules.wish(Figures(-0.9, nan, 0)) == AGGRESSIVE
 
 
 def test_one_odd_evaluation_changes_nothing_and_two_alike_do():
@@ -425,7 +425,7 @@ def test_operating_changes_keep_to_confirmation_dwell_cooldown_and_override(
             assert policy.state == by_hand
         before = policy.state
         change = policy.evaluate(figures, now)
-        wishes.append(RULES.wish(figures)[0])
+        wishes.append(RULES.wish(figures))
         confirmed = len(wishes) > 1 and wishes[-1] == wishes[-2] != before
         kept = overridden is not None and now < overridden + OVERRIDE
         bolder = wishes[-1] < before  # by name, which is their order

@@ -1,9 +1,8 @@
 """How the account does, row by row, and what the operating state is judged by."""
 
 from collections import deque
-from collections.abc import Mapping
-from math import nan, sqrt
-from statistics import stdev
+from collections.abc import Collection, Mapping
+from math import fsum, nan, sqrt
 from typing import Final
 
 from quant_assets.trading.account import Account
@@ -67,7 +66,7 @@ class Analytics(Component):
         for trade in account.trades[self._judged_trades :]:
             self._losses = self._losses + 1 if trade.pnl < 0 else 0
         self._judged_trades = len(account.trades)
-        volatility = stdev(self._returns) * sqrt(self._year) if len(self._returns) == WINDOW else nan
+        volatility = _stdev(self._returns) * sqrt(self._year) if len(self._returns) == WINDOW else nan
         self._operating.evaluate(Figures(equity / account.peak - 1, volatility, self._losses), moment)
         bus.publish(
             AccountSnapshot(
@@ -82,3 +81,9 @@ class Analytics(Component):
                 len(account.held),
             )
         )
+
+
+def _stdev(values: Collection[float]) -> float:
+    """Sample standard deviation. `statistics.stdev` computes in fractions, and takes thirty times as long."""
+    mean = fsum(values) / len(values)
+    return sqrt(fsum((value - mean) ** 2 for value in values) / (len(values) - 1))

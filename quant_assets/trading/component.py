@@ -22,7 +22,7 @@ class Bus(Protocol):
         self, component: "Component", kind: type[Event], handler: Handler, level: Level | None = None
     ) -> None:
         """Call `handler` with each event of `kind`, at the kind's level or at another. Subscribers of one level are
-        called in the order in which they subscribed; a later level's after all work of the earlier ones is done."""
+        called in the order in which they subscribed; in a replay a later level's after all work of the earlier ones."""
 
 
 class Clock(Protocol):

@@ -12,7 +12,7 @@ from quant_assets.trading.bus import ReplayBus
 from quant_assets.trading.component import Component, ReplayClock
 from quant_assets.trading.events import Bar, Ended, Moment, Opening, Phase
 
-_CHUNK = 4096  # rows that are Python numbers at a time
+_CHUNK = 256  # rows that are Python numbers at a time; many more are too many for the processor's cache
 
 DAY = 86_400_000_000_000
 """Nanoseconds."""

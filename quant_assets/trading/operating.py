@@ -80,23 +80,35 @@ class OperatingRules:
             if not 0 <= getattr(self, name) < inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must lie in [0, inf) ns")
 
-    def wish(self, figures: Figures) -> tuple[Operating, str]:
-        """The state that the figures ask for, and by which of them."""
-        wish, why, calm = Operating.AGGRESSIVE, "", []
+    def wish(self, figures: Figures) -> Operating:
+        """The state that the figures ask for."""
+        wish = Operating.AGGRESSIVE
+        for size, limits in (
+            (-figures.drawdown, self.drawdown),
+            (figures.volatility, self.volatility),
+            (figures.losing_streak, self.losing_streak),
+        ):
+            if limits is not None and not size < limits[0]:
+                if size >= limits[1]:
+                    return Operating.DEFENSIVE
+                wish = Operating.BALANCED
+        return wish
+
+    def reason(self, figures: Figures, wish: Operating) -> str:
+        """Which figures ask for `wish`."""
+        told = []
         for name, value in zip(Figures._fields, figures, strict=True):
             limits = getattr(self, name)
             if limits is None:
                 continue
             size = -value if name == "drawdown" else value
-            if size < limits[0]:
-                calm.append(f"{name} {value:.4g} is within {limits[0]:g}")
-                continue
-            careful = size >= limits[1]
-            asked = Operating.DEFENSIVE if careful else Operating.BALANCED
-            if _CARE[asked] > _CARE[wish]:
-                known = f"{name} {value:.4g} reached {limits[careful]:g}"
-                wish, why = asked, known if size == size else f"{name} is unknown"
-        return wish, why or ", ".join(calm)
+            if wish is Operating.AGGRESSIVE:
+                told.append(f"{name} {value:.4g} is within {limits[0]:g}")
+            elif size != size:
+                told.append(f"{name} is unknown")
+            elif size >= (limit := limits[wish is Operating.DEFENSIVE]):
+                told.append(f"{name} {value:.4g} reached {limit:g}")
+        return ", ".join(told)
 
 
 class Change(NamedTuple):
@@ -132,7 +144,7 @@ class OperatingPolicy:
     def evaluate(self, figures: Figures, now: int) -> Change | None:
         """Judge the figures of a cycle that ends at `now` (ns), which does not fall from call to call."""
         rules = self._rules
-        wish, why = rules.wish(figures)
+        wish = rules.wish(figures)
         self._times = self._times + 1 if wish == self._wish else 1
         self._wish = wish
         bolder = _CARE[wish] < _CARE[self.state]
@@ -140,7 +152,7 @@ class OperatingPolicy:
         waits = now < self._kept_until or now - self._changed_at < lasts
         if wish == self.state or self._times < CONFIRMATIONS or waits:
             return None
-        return self._change(wish, why, now)
+        return self._change(wish, rules.reason(figures, wish), now)
 
     def override(self, state: Operating, reason: str, now: int) -> Change | None:
         """Set the state by hand and keep it until `now` + 7 days, or until the next override.

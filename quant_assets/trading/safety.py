@@ -209,10 +209,10 @@ class SafetyMachine(Component):
         with self._lock:
             now = self._now()
             asked, reason = self._worst(now)
-            if asked > self.state:
-                change = self._enter(asked, reason, cause)
-            elif asked == self.state:
+            if asked == self.state:
                 self._asked_at = now
+            elif asked > self.state:
+                change = self._enter(asked, reason, cause)
             elif self.state != Safety.LOCKDOWN and now - self._asked_at >= self._limits.calm:
                 calm = f"nothing asked for {self.state} for {(now - self._asked_at) / _SECOND:g} s"
                 change = self._enter(_STATES[self.state.severity - 1], calm, cause)
@@ -238,7 +238,7 @@ class SafetyMachine(Component):
             for name, last in self._alive.items():
                 if now - last > limits.silence:
                     asked.append((Safety.FAIL, f"no heartbeat of {name} for {(now - last) / _SECOND:g} s"))
-        return max(asked, key=lambda one: one[0])
+        return max(asked, key=lambda one: one[0].severity) if len(asked) > 1 else asked[0]
 
     def _enter(self, after: Safety, reason: str, cause: Event | None) -> SafetyChange | None:
         """Change the state, under the lock; the event is to be announced after it."""

@@ -137,7 +137,7 @@ class Replay:
     """A system over a history, single-threaded: the same history gives the same events.
 
     Attributes:
-        events: published so far.
+        events: that `run` has published.
     """
 
     history: History
@@ -146,16 +146,12 @@ class Replay:
     phases: frozenset[Phase]
     journal: Journal | None = None
     system: TradingSystem = field(init=False)
+    events: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.bus = ReplayBus()
         self.clock = ReplayClock()
         self.system = TradingSystem(self.config, self.strategy, self.bus, self.clock, journal=self.journal)
-
-    @property
-    def events(self) -> int:
-        """How many have been published."""
-        return self.bus.counts.published
 
     def run(self, progress: Callable[[int], None] | None = None) -> TradingSystem:
         """Replay from the first row to the last.
@@ -181,6 +177,7 @@ class Replay:
             self._rest()
         finally:
             system.stop()
+            self.events = self.bus.next_seq() - 1
         if journal is not None:
             journal.commit()
         return system
