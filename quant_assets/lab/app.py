@@ -23,7 +23,7 @@ _PAGES = {
         "trades": "candlestick_chart",
         "lineage": "account_tree",
     },
-    "Trading": {"trading": "lock"},
+    "Trading": {"trading": "receipt_long"},
 }
 """Group of the menu -> module in `views`, which is the page's name in the URL, and its icon."""
 
