@@ -1,5 +1,7 @@
 """The pictures of the running product in docs/img, made anew: `python docs/screenshots.py`, after `make demo`.
 
+lab-trading wants `quant backtest --engine event --strategy tsmom_us_tech` as well.
+
 Starts Dagster and the lab on the demo's home (`QUANT_HOME`, or `.quant`), opens pages in Chromium in light colours, and
 writes lab-<page>.png, and report.png, validation.png and sweep.png of the newest report of each kind.
 `python docs/screenshots.py lab-data report` makes only these. Other pictures in the folder are taken by hand.
@@ -38,6 +40,7 @@ LAB = {
     "validation": ("validation?strategy=tsmom_us_tech", 0),
     "trades": ("trades?strategy=donchian_us_tech&symbol=AAPL", 400),
     "lineage": ("lineage?strategy=lgbm_pooled&symbol=AAPL", 0),
+    "trading": ("trading?strategy=tsmom_us_tech", 190),
 }
 """Page of the lab -> what is picked on it, and by how many pixels it is scrolled down."""
 
