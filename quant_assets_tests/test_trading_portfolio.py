@@ -22,6 +22,7 @@ from quant_assets.trading.events import (
     Decision,
     Event,
     Fill,
+    Level,
     Moment,
     Opening,
     OrderRequest,
@@ -110,12 +111,16 @@ def replayed(prices, rows, weights, cash, mechanics, state=None, prepare=None):
     for component in (market, account, broker, Decider(bus, decided), manager):
         connect(component, bus)
     equity = []
+
+    def settle(moment):
+        if moment.phase == Phase.CLOSE and account.ruined < 0:
+            equity.append(account.settle())
+
+    bus.subscribe(broker, Moment, settle, Level.P2)
     if prepare:
         prepare(broker)
-    for _ in HistoricalFeed(bus, ReplayClock(), history, frozenset(Phase)).replay(1):
-        equity.append(account.settle())
-        if account.ruined >= 0:
-            break
+    for _ in HistoricalFeed(bus, ReplayClock(), history, frozenset(Phase)).replay():
+        pass
     assert bus.first_failure is None
     return SimpleNamespace(broker=broker, account=account, manager=manager, equity=equity, market=market)
 

@@ -103,6 +103,7 @@ class Account(Component):
         """Money paid over the whole period."""
         self._market = market
         self._column = market.column
+        self._mark = market.mark
         self._funding_per_day = funding_per_day
         self._bus = bus
         self._night: int | None = None
@@ -128,7 +129,9 @@ class Account(Component):
 
     def settle(self) -> float:
         """End a row: the equity at the last closes, which is from now on that of the row before."""
-        value = self.equity(self._market.mark) if self.held else self.cash
+        shares, mark, value = self.shares, self._mark, self.cash
+        for column in self.held:
+            value += shares[column] * mark[column]
         if value > 0:
             self.before = value
             if value > self.peak:

@@ -124,7 +124,8 @@ class BacktestExecutor(Component):
             column = self._column[request.symbol]
             if self._taken_at[column] != cause.ts:
                 self._taken_at[column], self._taken[column] = cause.ts, 0.0
-            allowed = self._participation * self._market.volume[column] - self._taken[column]
+            bar = self._market.bars[column]
+            allowed = self._participation * bar.volume - self._taken[column] if bar else 0.0
             least = TOLERANCE * request.quantity
             if not allowed > least:
                 return

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -12,7 +12,8 @@ from quant_assets.trading.bus import ReplayBus
 from quant_assets.trading.component import Component, ReplayClock
 from quant_assets.trading.events import Bar, Ended, Moment, Opening, Phase
 
-_CHUNK = 256  # rows that are Python numbers at a time; many more are too many for the processor's cache
+CHUNK: Final = 256
+"""Rows that are Python numbers at a time: many more are too many for the processor's cache."""
 
 DAY = 86_400_000_000_000
 """Nanoseconds."""
@@ -75,16 +76,16 @@ class HistoricalFeed(Component):
         self._history = history
         self._phases = phases
 
-    def replay(self, rest: int) -> Iterator[int]:
+    def replay(self) -> Iterator[int]:
         """Publish everything, each event when all that came of those before it is done.
 
         Yields:
-            Rows done, after every `rest` of them.
+            Rows done, after every `CHUNK` of them.
         """
         one = len(self._history.symbols) == 1 and self._phases == {Phase.CLOSE}
-        return self._bars_of_one(rest) if one else self._bars_of_many(rest)
+        return self._bars_of_one() if one else self._bars_of_many()
 
-    def _bars_of_one(self, rest: int) -> Iterator[int]:
+    def _bars_of_one(self) -> Iterator[int]:
         clock, next_seq = self._clock, self._bus.next_seq
         bar, moment, ended = (self._bus.entrance(kind) for kind in (Bar, Moment, Ended))
         (symbol,), close = self._history.symbols, int(Phase.CLOSE)
@@ -102,10 +103,9 @@ class HistoricalFeed(Component):
                     ended(Ended(ts, seq, seq, 0, symbol))
                 seq = next_seq()
                 moment(Moment(ts, seq, seq, 0, close, row))
-                if not (row + 1) % rest:
-                    yield row + 1
+            yield row + 1
 
-    def _bars_of_many(self, rest: int) -> Iterator[int]:
+    def _bars_of_many(self) -> Iterator[int]:
         clock, next_seq = self._clock, self._bus.next_seq
         bar, moment, opening, ended = (self._bus.entrance(kind) for kind in (Bar, Moment, Opening, Ended))
         symbols, phases = self._history.symbols, self._phases
@@ -144,14 +144,14 @@ class HistoricalFeed(Component):
                     )  # fmt: skip
             mark(Phase.WITHIN)
             mark(Phase.CLOSE)
-            if not (row + 1) % rest:
+            if not (row + 1) % CHUNK:
                 yield row + 1
 
     def _chunks(self, columns: int | slice) -> Iterator[Iterable[tuple[Any, ...]]]:
         """Times, opens, highs, lows, closes and volumes: numbers of one column, or lists of those of some."""
         history = self._history
-        for first in range(0, len(history.stamps), _CHUNK):
-            part = slice(first, first + _CHUNK)
+        for first in range(0, len(history.stamps), CHUNK):
+            part = slice(first, first + CHUNK)
             prices = (history.open, history.high, history.low, history.close, history.volume)
             yield zip(
                 history.stamps[part].tolist(), *(values[part, columns].tolist() for values in prices), strict=True

@@ -22,10 +22,8 @@ class Market(Component):
         self.symbols = tuple(symbols)
         self.column = {symbol: column for column, symbol in enumerate(self.symbols)}
         count = len(self.symbols)
-        self.open = [nan] * count
-        self.high = [nan] * count
-        self.low = [nan] * count
-        self.volume = [nan] * count
+        self.bars: list[Bar | None] = [None] * count
+        """The newest that have ended."""
         self.price = [nan] * count
         """The newest price: that of the opening while a bar is under way, else the close."""
         self.mark = [nan] * count
@@ -40,15 +38,12 @@ class Market(Component):
 
     def _on_opening(self, event: Opening) -> None:
         column = self.column[event.symbol]
-        self.open[column] = self.price[column] = event.price
+        self.price[column] = event.price
         self.stamp[column] = event.ts
 
     def _on_bar(self, event: Bar) -> None:
         column = self.column[event.symbol]
-        self.open[column] = event.open
-        self.high[column] = event.high
-        self.low[column] = event.low
-        self.volume[column] = event.volume
+        self.bars[column] = event
         self.price[column] = self.mark[column] = event.close
         self.stamp[column] = event.ts
 

@@ -293,26 +293,31 @@ class PortfolioManager(_Manager):
         account, market = self._account, self._market
         if account.ruined >= 0:
             return
-        shares, entries, extremes, opens = account.shares, account.entry_price, account.extreme, market.open
-        lows, highs = (market.low, market.high) if cause.phase == _WITHIN else (opens, opens)
+        shares, entries, extremes, within = account.shares, account.entry_price, account.extreme, cause.phase == _WITHIN
+        # at a moment within the bar, what is known is its opening, and how far it went
+        reached = [
+            (bar.open, bar.low, bar.high) if within and bar else (price, price, price)
+            for bar, price in zip(market.bars, market.price, strict=True)
+        ]
         orders = []
         for column in account.held:
             if market.stamp[column] != cause.ts:
                 continue
-            side, worst, best = (1, lows, highs) if shares[column] > 0 else (-1, highs, lows)
-            opened = side * opens[column]
+            opened, low, high = reached[column]
+            side, worst, best = (1, low, high) if shares[column] > 0 else (-1, high, low)
+            opened *= side
             extreme = max(side * extremes[column], opened)
             level, reason = side * entries[column] * (1 - side * self._stop_loss), STOP_LOSS
             trailing = extreme * (1 - side * self._trailing_stop)
             if level != level or trailing > level:
                 level, reason = trailing, TRAILING_STOP
-            if side * worst[column] <= level:
+            if side * worst <= level:
                 orders.append(self._closing(column, side * min(level, opened), "stop", reason))
                 self._stopped[column] = side
-            extremes[column] = side * max(extreme, side * best[column])
+            extremes[column] = side * max(extreme, side * best)
         if orders:
-            newest = zip(opens, market.stamp, market.mark, strict=True)
-            value = account.equity([price if stamp == cause.ts else mark for price, stamp, mark in newest])
+            newest = zip(reached, market.stamp, market.mark, strict=True)
+            value = account.equity([prices[0] if stamp == cause.ts else mark for prices, stamp, mark in newest])
             self._place(cause, orders, max(value, 0.0))
 
     def _closing(self, column: int, price: float, kind: str, reason: str) -> Sized | None:

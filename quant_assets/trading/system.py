@@ -6,6 +6,8 @@ What trades in a backtest is what trades later. Only the clock, the feed and the
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from quant_assets.core.collector import collector_at_rest
 from quant_assets.core.errors import DataError
 from quant_assets.trading.account import Account
@@ -24,7 +26,7 @@ from quant_assets.trading.operating import OperatingMachine, OperatingRules
 from quant_assets.trading.risk import RiskLimits, RiskManager
 from quant_assets.trading.safety import SafetyLimits, SafetyMachine
 
-COMMIT_ROWS = 256
+COMMIT_ROWS = 1024
 """Rows of a replay after which the journal is made to last."""
 
 
@@ -163,32 +165,36 @@ class Replay:
             DataError: nothing is left of the cash.
             Exception: what a handler raised first; its event was handed on to the others all the same.
         """
-        system, journal = self.system, self.journal
+        system = self.system
         feed = HistoricalFeed(self.bus, self.clock, self.history, self.phases)
         system.start()
         try:
             with collector_at_rest():
-                for rows in feed.replay(COMMIT_ROWS):
-                    self._rest()
-                    if progress:
-                        progress(rows)
-                    if journal is not None:
-                        journal.commit()
+                for rows in feed.replay():
+                    if rows % COMMIT_ROWS == 0:
+                        self._rest()
+                        if progress:
+                            progress(rows)
             self._rest()
         finally:
             system.stop()
             self.events = self.bus.next_seq() - 1
-        if journal is not None:
-            journal.commit()
         return system
 
     def _rest(self) -> None:
-        """Look at what happened since."""
+        """Make what happened since last, and look at it."""
+        if self.journal is not None:
+            self.journal.commit()
         if self.bus.first_failure is not None:
             raise self.bus.first_failure
         ruined = self.system.account.ruined
         if ruined >= 0:
             raise DataError(
-                f"equity falls to {self.system.analytics.equity[ruined]:,.2f} at row {ruined}; lower the gross "
-                "exposure, or drop short positions"
+                f"equity falls to {self.system.analytics.equity[ruined]:,.2f} on {_told(self.history.stamps[ruined])}; "
+                "lower the gross exposure, or drop short positions"
             )
+
+
+def _told(stamp: int) -> str:
+    """A time as a date, or to the second."""
+    return str(np.datetime64(int(stamp), "ns").astype("M8[s]")).removesuffix("T00:00:00")
