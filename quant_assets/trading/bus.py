@@ -133,7 +133,18 @@ class ReplayBus:
             self.publish(event)
             drain()
 
-        def direct(event: Event) -> None:
+        def to_first(event: Event) -> None:
+            nonlocal at_first
+            at_first += 1
+            for handler in first:
+                try:
+                    handler(event)
+                except Exception as error:
+                    failed(handler, event, error)
+            if queue0 or queue1 or queue2 or queue3:
+                drain()
+
+        def to_both(event: Event) -> None:
             nonlocal at_first, at_later
             at_first += 1
             for handler in first:
@@ -142,24 +153,22 @@ class ReplayBus:
                 except Exception as error:
                     failed(handler, event, error)
             if queue0 or queue1:
-                if later:
-                    queue2.appendleft(event)
+                queue2.appendleft(event)
                 drain()
                 return
-            if later:
-                at_later += 1
-                for handler in later:
-                    try:
-                        handler(event)
-                    except Exception as error:
-                        failed(handler, event, error)
+            at_later += 1
+            for handler in later:
+                try:
+                    handler(event)
+                except Exception as error:
+                    failed(handler, event, error)
             if queue0 or queue1 or queue2 or queue3:
                 drain()
 
         if not first or self._taps[kind] or self._handlers0[kind] or self._handlers3[kind]:
             return queued
         self._entered.append(lambda: (0, at_first, at_later, 0))
-        return direct
+        return to_both if later else to_first
 
     def drain(self) -> None:
         """Deliver all that waits and all that comes of it. Not to be called by a handler."""

@@ -110,28 +110,30 @@ class HistoricalFeed(Component):
         bar, moment, opening, ended = (self._bus.entrance(kind) for kind in (Bar, Moment, Opening, Ended))
         symbols, phases = self._history.symbols, self._phases
         columns = range(len(symbols))
-        at_open = bool(phases & {Phase.OPEN_STOPS, Phase.OPEN})
         last_ones = self._ended()
 
-        def mark(phase: Phase) -> None:
-            if phase in phases:
+        before_open = [int(phase) for phase in (Phase.OPEN_STOPS, Phase.OPEN) if phase in phases]
+        at_end = [int(phase) for phase in (Phase.WITHIN, Phase.CLOSE) if phase in phases]
+        night = [int(Phase.NIGHT)] if Phase.NIGHT in phases else []
+
+        def mark(wanted: list[int]) -> None:
+            for phase in wanted:
                 seq = next_seq()
-                moment(Moment(ts, seq, seq, 0, int(phase), row))
+                moment(Moment(ts, seq, seq, 0, phase, row))
 
         rows = (row for chunk in self._chunks(slice(None)) for row in chunk)
         for row, (ts, opens, highs, lows, closes, volumes) in enumerate(rows):
             clock.time = ts
-            mark(Phase.NIGHT)
+            mark(night)
             for column in last_ones.get(row, ()):
                 seq = next_seq()
                 ended(Ended(ts, seq, seq, 0, symbols[column]))
-            if at_open:
+            if before_open:
                 for column in columns:
                     if opens[column] == opens[column]:
                         seq = next_seq()
                         opening(Opening(ts, seq, seq, 0, symbols[column], opens[column]))
-            mark(Phase.OPEN_STOPS)
-            mark(Phase.OPEN)
+            mark(before_open)
             for column in columns:
                 opened = opens[column]
                 if opened == opened:
@@ -142,8 +144,7 @@ class HistoricalFeed(Component):
                             opened, highs[column], lows[column], closes[column], volumes[column],
                         )
                     )  # fmt: skip
-            mark(Phase.WITHIN)
-            mark(Phase.CLOSE)
+            mark(at_end)
             if not (row + 1) % CHUNK:
                 yield row + 1
 

@@ -8,6 +8,7 @@ TradingError, which the bus journals, and leaves the order as it is.
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from quant_assets.core.errors import TradingError
 from quant_assets.trading.component import Bus, Component, Handler
@@ -26,6 +27,7 @@ from quant_assets.trading.orders import CANCEL_REJECTED, TERMINAL, Order, State,
 Gate = Callable[[OrderRequest], RiskDenial | None]
 """Judges an order before it leaves; a denial comes back unpublished."""
 
+_SUBMITTED: Final = State.SUBMITTED  # to look a member up by its name takes long, and each order needs this one
 _REPORTED: dict[str, State] = {
     state.value: state for state in (State.ACCEPTED, State.REJECTED, State.CANCELED, State.EXPIRED)
 }
@@ -116,7 +118,7 @@ class OrderManager(Component):
             self._publish(denial)
             self._move(order, State.DENIED, denial, denial.reason)
         else:
-            self._move(order, State.SUBMITTED, request, "")
+            self._move(order, _SUBMITTED, request, "")
             self._submit(request)
 
     def _on_cancel(self, request: CancelRequest) -> None:

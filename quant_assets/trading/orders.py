@@ -83,6 +83,9 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
 """State -> those that may follow it. A state follows itself where a further fill leaves it as it is; PENDING_CANCEL is
 left for ACCEPTED or PARTIALLY_FILLED where the executor refuses to cancel."""
 
+_INITIALIZED: Final = State.INITIALIZED  # to look a member up by its name takes long, and each order needs these
+_FILLED: Final = State.FILLED
+
 TERMINAL: Final = frozenset(state for state, following in TRANSITIONS.items() if not following)
 """Nothing follows these."""
 
@@ -114,7 +117,7 @@ class Order:
 
     def __init__(self, request: OrderRequest) -> None:
         self.request = request
-        self.state = State.INITIALIZED
+        self.state = _INITIALIZED
         self.filled = 0.0
         self.average_price = 0.0
         self.fees = 0.0
@@ -159,7 +162,7 @@ class Order:
                 f"{self.state}: {self.remaining} of {wanted}"
             )
         if left <= TOLERANCE * wanted:
-            self.enter(State.FILLED)
+            self.enter(_FILLED)
             self.filled = wanted
         else:
             self.enter(State.PENDING_CANCEL if self.state is State.PENDING_CANCEL else State.PARTIALLY_FILLED)

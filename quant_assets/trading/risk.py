@@ -83,7 +83,7 @@ class _OnItsWay:
         self.sums = sums
         self.sign = sign
         self.left = quantity
-        self.fills: set[str] = set()
+        self.fills: tuple[str, ...] = ()
 
 
 class RiskManager(Component):
@@ -266,7 +266,7 @@ class RiskManager(Component):
     def _on_fill(self, fill: Fill) -> None:
         way = self._ways.get(fill.client_order_id)
         if way is not None and fill.fill_id not in way.fills:
-            way.fills.add(fill.fill_id)
+            way.fills += (fill.fill_id,)
             way.left -= fill.quantity
             way.sums[way.column] -= way.sign * fill.quantity
 

@@ -16,6 +16,8 @@ def near(a: float, b: float) -> bool:
 def add(a: float, b: float) -> float:
     """a + b, and 0 where they cancel out but for rounding."""
     total = a + b
+    if ABSOLUTE < total > RELATIVE * (abs(a) + abs(b)):
+        return total
     return 0.0 if abs(total) <= ABSOLUTE or abs(total) <= RELATIVE * max(abs(a), abs(b)) else total
 
 
