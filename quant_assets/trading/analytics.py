@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Collection, Mapping
-from math import fsum, nan, sqrt
+from math import nan, sqrt
 from typing import Final
 
 from quant_assets.trading.account import Account
@@ -85,5 +85,5 @@ class Analytics(Component):
 
 def _stdev(values: Collection[float]) -> float:
     """Sample standard deviation. `statistics.stdev` computes in fractions, and takes thirty times as long."""
-    mean = fsum(values) / len(values)
-    return sqrt(fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    mean = sum(values) / len(values)
+    return sqrt(sum([(value - mean) ** 2 for value in values]) / (len(values) - 1))
