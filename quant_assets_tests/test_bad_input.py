@@ -168,6 +168,7 @@ def test_an_argument_that_cannot_be_used_is_named_before_any_run(quant: CommandL
         ("ingest --from 2023-02-30", "'2023-02-30' does not match"),
         ("backtest --fee-bps -1", "greater than or equal to 0"),
         ("backtest --initial-cash 0", "greater than or equal to 1"),
+        ("backtest --engine abacus", "'abacus' is not one of 'kernel', 'vectorbt', 'event'"),
         ("runs --limit 0", "greater than or equal to 1"),
         ("trace --symbol AAA", "Missing option '--strategy'"),
     ],

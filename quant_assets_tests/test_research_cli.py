@@ -95,7 +95,6 @@ def test_the_two_engines_leave_the_same_backtest(quant: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--engine", "abacus"], "execution.engine = 'abacus': input should be 'kernel' or 'vectorbt'"),
         (["--engine", "vectorbt", "--funding-bps-per-day", "3"], "engine vectorbt knows neither leverage nor funding"),
         (["--symbols", "ZZZ"], "symbol ZZZ is not in universe small"),
     ],

@@ -236,8 +236,7 @@ def backtest(
     funding_bps_per_day: Annotated[float | None, typer.Option(help="in place of the file's, basis points")] = None,
     initial_cash: Annotated[float | None, typer.Option(help="in place of the file's", min=1)] = None,
     engine: Annotated[
-        str | None,
-        typer.Option(help="kernel or vectorbt, in place of the file's; event: replay it after, event by event"),
+        trading.Engine | None, typer.Option(help="in place of the file's; event: the file's, then event by event")
     ] = None,
     symbols: Annotated[
         str | None, typer.Option("--symbols", help="only these, comma-separated; targets are decided for them alone")
@@ -248,7 +247,7 @@ def backtest(
     periods = _periods(chosen, first, last)
     if not periods:
         raise ConfigError(f"no strategy in {session.settings.strategies_dir}; add a YAML file, or name one with -s")
-    replay = engine == trading.ENGINE
+    replay = engine == trading.Engine.EVENT
     assets = ["backtest_summary", "validation", *(["event_backtest"] if replay else [])]
     runs = []
     for market, specs in chosen:
@@ -262,7 +261,7 @@ def backtest(
                 slippage_bps=slippage_bps,
                 funding_bps_per_day=funding_bps_per_day,
                 initial_cash=initial_cash,
-                engine=None if replay else engine,
+                engine=None if replay or engine is None else engine.value,
                 symbols=market.symbols(symbols) if symbols else None,
             )
             runs.append(market.launcher.run(assets, low, high, [spec.strategy_id], config=config))

@@ -12,8 +12,15 @@ from quant_assets.cli.session import session
 from quant_assets.contracts.trading_events import KINDS
 from quant_assets.core.errors import ConfigError
 
-ENGINE = "event"
-"""What `quant backtest --engine` takes for the event-driven engine beside those of strategy files."""
+
+class Engine(StrEnum):
+    """What `quant backtest --engine` takes."""
+
+    KERNEL = "kernel"
+    VECTORBT = "vectorbt"
+    EVENT = "event"
+    """The file's, and then event by event."""
+
 
 Kind = StrEnum("Kind", {kind.upper(): kind for kind in KINDS})  # type: ignore[misc]
 
@@ -38,7 +45,7 @@ def events(
     )["run_id"].to_list()
     if not known:
         raise ConfigError(
-            f"{strategy} has no event-driven backtest; run `quant backtest --engine {ENGINE} -s {strategy}` first"
+            f"{strategy} has no event-driven backtest; run `quant backtest --engine {Engine.EVENT} -s {strategy}` first"
         )
     (run_id,) = resolve([run], known) if run else known[:1]
     chosen = (

@@ -222,7 +222,7 @@ def _shown(
     names = ("bars", "events", "orders", "fills", "denials", "trades", "final_equity", "reference_equity")
     return {
         "equity curve": dg.MetadataValue.md(png_markdown(equity_png(curve, f"{spec.strategy_id}, event by event"))),
-        "events": dg.MetadataValue.md(table),
+        "kinds of events": dg.MetadataValue.md(table),
         "journal": dg.MetadataValue.text(summary["journal"]),
         "compared with the backtest of": stored.row["run_id"],
         "worst difference": compared.worst_difference,
