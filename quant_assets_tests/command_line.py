@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from quant_assets import definitions as code_location
 from quant_assets.cli import app as commands
-from quant_assets.cli import lineage, research, validation
+from quant_assets.cli import lineage, research, trading, validation
 from quant_assets.cli.session import Session
 from quant_assets.core.calendar import trading_calendar
 from quant_assets.core.errors import QuantError
@@ -58,7 +58,7 @@ class CommandLine:
                 self._monkeypatch.setenv(name, value)
         self._forget()
         fresh = Session()
-        for module in (commands, lineage, research, validation):
+        for module in (commands, lineage, research, trading, validation):
             self._monkeypatch.setattr(module, "session", fresh)
         # what runs are loaded from; a file that cannot be read is the command's to report
         with suppress(QuantError):

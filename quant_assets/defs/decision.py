@@ -1,6 +1,6 @@
 """The decision stage: predictions, targets, backtests, by date and strategy. Rows stay keyed by date and symbol."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -80,15 +80,18 @@ class BacktestRun(dg.Config):
     price: str | None = None
     engine: str | None = None
     symbols: list[str] | None = None
-    """Only these of the strategy's symbols; the targets are then decided anew and not stored."""
+    """Only these of the strategy's symbols, if not all; the targets are then decided anew and not stored."""
 
     @property
     def asks_for_dates(self) -> bool:
         """Whether the period was chosen for this run, so that one that cannot be simulated is an error."""
         return self.from_date is not None or self.to_date is not None
 
-    def applied_to(self, spec: StrategySpec) -> StrategySpec:
+    def applied_to(self, spec: StrategySpec, own: Collection[str]) -> StrategySpec:
         """The strategy with what was chosen for this run.
+
+        Args:
+            own: symbols of its file's universe.
 
         Raises:
             StrategyError: a value that the field does not allow.
@@ -102,7 +105,7 @@ class BacktestRun(dg.Config):
             "execution.engine": self.engine,
         }
         changed = spec.variant({path: value for path, value in chosen.items() if value is not None})
-        return changed if self.symbols is None else changed.only(self.symbols)
+        return changed if self.symbols is None or set(self.symbols) == set(own) else changed.only(self.symbols)
 
 
 def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> list[dg.AssetsDefinition]:
@@ -187,12 +190,14 @@ def decision_assets(grid: Grid, strategies: Strategies, settings: Settings) -> l
             done: list[Simulated] = []
             shown: dict[str, dict[str, object]] = {}
             for strategy_id, cell in zip(piece.slice.keys, piece.last_cells, strict=True):
-                spec = config.applied_to(strategies[strategy_id])
+                file = strategies[strategy_id]
+                own = file.bounds(grid.universe, settings.strategies_dir / "universes")
+                spec = config.applied_to(file, own)
                 if not config.asks_for_dates and (reason := _nothing_to_test(spec, warehouse, piece)):
                     piece.report(reason)
                     shown[cell] = {"rows": 0, "why": reason}
                     continue
-                done.append(_backtest(spec, config, warehouse, piece, settings))
+                done.append(_backtest(spec, file, config, warehouse, piece, settings))
                 shown[cell] = _show(done[-1], spec, warehouse, piece, settings)
             if done:
                 _store_backtests(done, warehouse, piece)
@@ -364,13 +369,19 @@ class Simulated:
 
 
 def _backtest(
-    spec: StrategySpec, config: BacktestRun, warehouse: Warehouse, piece: Piece, settings: Settings
+    spec: StrategySpec,
+    file: StrategySpec,
+    config: BacktestRun,
+    warehouse: Warehouse,
+    piece: Piece,
+    settings: Settings,
 ) -> Simulated:
     """The backtest of stored targets, or of those decided for the symbols that were asked for."""
     first, last = period_of(spec, config, piece)
     grid = piece.grid
     bounds = spec.bounds(grid.universe, settings.strategies_dir / "universes")
-    if config.symbols is None:
+    anew = spec.universe != file.universe
+    if not anew:
         decided = warehouse.query(
             'SELECT "asof", symbol, weight, approved, risk_flags FROM targets WHERE strategy_id = $1 AND version = $2 '
             'AND "asof" <= $4 AND "asof" >= coalesce('
@@ -378,7 +389,7 @@ def _backtest(
             'ORDER BY "asof", symbol',
             [spec.strategy_id, spec.version, first, last],
         )
-    if config.symbols is not None or decided["risk_flags"].list.contains(FLAG).any():
+    if anew or decided["risk_flags"].list.contains(FLAG).any():
         decided = _decided(spec, bounds, first, last, {}, warehouse, grid).targets
     if decided.is_empty():
         raise ConfigError(
