@@ -215,6 +215,7 @@ def test_a_true_edge_among_noise_is_not_failed() -> None:
     assert found.count("pass") >= 7
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_of_200_panels_at_most_5_percent_of_noise_pass_and_20_percent_of_edges_fail() -> None:
     lucky, planted = judgements(200, 0.0), judgements(200, 1.5)

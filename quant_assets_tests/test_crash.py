@@ -107,8 +107,12 @@ def check_finished(platform: Platform, unharmed: Platform, killed: int) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [r"2/3 BBB", r"model 5 of \d+: .* trained", r"forest: report", r"deflated Sharpe"],
-    ids=["ingest", "training", "backtest", "validation"],
+    [
+        pytest.param(r"2/3 BBB", id="ingest", marks=pytest.mark.thorough),
+        pytest.param(r"model 5 of \d+: .* trained", id="training", marks=pytest.mark.thorough),
+        pytest.param(r"forest: report", id="backtest"),
+        pytest.param(r"deflated Sharpe", id="validation"),
+    ],
 )
 def test_a_pipeline_killed_at_a_progress_line_and_run_again_leaves_the_tables_of_one_never_killed(
     unharmed: Platform, line: str, request: pytest.FixtureRequest

@@ -55,7 +55,7 @@ def test_every_asset_says_whose_it_is_where_it_belongs_and_what_it_is_made_with(
     repository: dg.RepositoryDefinition,
 ) -> None:
     nodes = list(assets_of(repository))
-    assert len(nodes) == 2 * 9
+    assert len(nodes) == 2 * 10
     for node in nodes:
         market = "coins_" if node.key.path[0] == "coins" else ""
         assert node.owners == OWNERS
@@ -164,7 +164,8 @@ def test_row_counts_are_what_is_stored_and_runs_are_tagged_with_period_and_strat
     small = small_platform(tmp_path)
     small.write_strategy("ranks", backtest={"from": date(2023, 2, 1)}, sweep=SWEEP)
     quant = CommandLine(small, monkeypatch)
-    for words in (("pipeline", "run", "-s", "ranks"), ("sweep", "-s", "ranks"), ("factors",)):
+    commands = ("pipeline run -s ranks", "backtest --engine event -s ranks", "sweep -s ranks", "factors")
+    for words in map(str.split, commands):
         quant(*words)
     runs = {run.job_name: run for run in quant.runs()}
     period = {name: run.tags["quant/period"] for name, run in runs.items()}

@@ -1,5 +1,6 @@
 """How the account does, row by row, and what the operating state is judged by."""
 
+from array import array
 from collections import deque
 from collections.abc import Collection, Mapping
 from math import nan, sqrt
@@ -44,7 +45,7 @@ class Analytics(Component):
         self._returns: deque[float] = deque(maxlen=WINDOW)
         self._judged_trades = 0
         self._losses = 0
-        self.equity: list[float] = []
+        self.equity = array("d")
         """After each row."""
 
     def handlers(self) -> Mapping[type[Event], tuple[Handler, Level]]:
