@@ -117,9 +117,9 @@ def test_a_market_on_another_calendar_changes_nothing_of_the_first(platform: Pla
         write_coins_strategies(platform)
     both = platform.definitions()
     assert described(both, "coins") == before
-    first = set(before["assets"])
-    assert first >= {*MARKET_ASSETS, *DECISION_ASSETS}
-    twice = first if with_strategies else first - set(DECISION_ASSETS)
+    first, of_strategies = set(before["assets"]), {*DECISION_ASSETS, "event_backtest"}
+    assert first >= {*MARKET_ASSETS, *of_strategies}
+    twice = first if with_strategies else first - of_strategies
     assert keys_of(both) == first | {f"coins/{name}" for name in twice}
 
 
@@ -128,7 +128,7 @@ def test_a_second_market_has_the_same_assets_checks_and_jobs_under_its_name(plat
     write_coins_strategies(platform)
     both = platform.definitions()
     repository, graph = both.get_repository_def(), both.get_repository_def().asset_graph
-    for asset in MARKET_ASSETS + DECISION_ASSETS:
+    for asset in (*MARKET_ASSETS, *DECISION_ASSETS, "event_backtest"):
         first, second = graph.get(dg.AssetKey(asset)), graph.get(dg.AssetKey(["coins", asset]))
         assert second.code_version == first.code_version
         assert second.group_name == f"coins_{first.group_name}"

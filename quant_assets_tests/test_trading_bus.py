@@ -891,11 +891,18 @@ def test_critical_only_handles_p0_and_drops_p1_and_what_waited_there() -> None:
 
 def test_it_degrades_by_load_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buses, "WATCH_SECONDS", 0.001)
-    bus, go, changes = LiveBus(Limits(p0=2), DegradationRules(dwell=0)), threading.Event(), []
-    bus.subscribe(Part(), OrderState, lambda event: go.wait(WAIT))
+    bus, begun, go, changes = LiveBus(Limits(p0=2), DegradationRules(dwell=0)), threading.Event(), threading.Event(), []
+
+    def hold(event: OrderState) -> None:
+        begun.set()
+        go.wait(WAIT)
+
+    bus.subscribe(Part(), OrderState, hold)
     bus.subscribe(Part(), Degradation, changes.append)
     with running(bus):
-        for _ in range(3):
+        publish(bus, order_state)
+        assert begun.wait(WAIT)
+        for _ in range(2):
             publish(bus, order_state)
         wait_until(lambda: bus.degradation is CRITICAL_ONLY)
         go.set()
