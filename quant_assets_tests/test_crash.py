@@ -110,7 +110,7 @@ def check_finished(platform: Platform, unharmed: Platform, killed: int) -> None:
     [
         pytest.param(r"2/3 BBB", id="ingest", marks=pytest.mark.thorough),
         pytest.param(r"model 5 of \d+: .* trained", id="training", marks=pytest.mark.thorough),
-        pytest.param(r"forest: report", id="backtest"),
+        pytest.param(r"forest: report", id="backtest", marks=pytest.mark.thorough),
         pytest.param(r"deflated Sharpe", id="validation"),
     ],
 )

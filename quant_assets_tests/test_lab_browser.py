@@ -96,6 +96,7 @@ def test_a_link_to_another_page_says_what_is_picked_there(stage: Stage, page: "P
     assert page.get_by_role("combobox", name="Strategy").input_value() == "ranks"
 
 
+@pytest.mark.thorough
 def test_pages_opened_again_and_again_while_runs_write_fit_every_window_and_disturb_nobody(
     stage: Stage, chromium: "Browser"
 ) -> None:

@@ -336,6 +336,7 @@ def test_two_markets_run_through_both_stages_and_keep_their_rows_apart(
     assert [run.job_name for run in quant.runs()].count("coins_forest") == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_strategies_of_both_markets_in_one_command_bring_their_markets_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -325,6 +325,7 @@ def test_marts_made_alone_have_their_own_tests_and_one_that_fails_leaves_what_st
     assert table(finished, "model_performance").sort("model_id").equals(before)
 
 
+@pytest.mark.thorough
 def test_dbt_alone_builds_tests_and_documents_an_empty_home(tmp_path: Path) -> None:
     platform = small_platform(tmp_path)
     said = dbt(platform, "build")

@@ -642,6 +642,7 @@ def test_a_fail_with_other_costs_than_the_files_holds_nothing_back(before: Made)
     assert targets_of(before).equals(free)
 
 
+@pytest.mark.thorough
 def test_a_better_verdict_lifts_the_gate(before: Made):
     free = targets_of(before)
     made_by_middle(before, **STRICT)
