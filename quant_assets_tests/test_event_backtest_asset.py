@@ -21,6 +21,7 @@ from quant_assets.defs.decision import decision_assets
 from quant_assets.defs.event_driven import event_assets
 from quant_assets.defs.resources import resources
 from quant_assets.market_data.synthetic import synthetic_bars
+from quant_assets.strategy import event_driven as replays
 from quant_assets.strategy.gate import FLAG
 from quant_assets.trading.journal import Journal, read
 from quant_assets.trading.market import Market
@@ -426,12 +427,12 @@ def test_quant_backtest_replays_and_quant_events_shows_what_happened(quant: Comm
 
 def test_quant_backtest_fails_where_the_engines_differ(quant: CommandLine, monkeypatch: pytest.MonkeyPatch):
     told = ("equity differs by 1 at the most",)
-    compared = event_driven.parity
+    compared = replays.parity
 
     def differing(*args: Any) -> Any:
         return type(found := compared(*args))(**{**vars(found), "lines": told})
 
-    monkeypatch.setattr(event_driven, "parity", differing)
+    monkeypatch.setattr(replays, "parity", differing)
     said = quant("backtest", "--engine", "event", "-s", "channel", code=1)
     assert "equity differs by 1 at the most" in said.out + said.err
     assert "parity" in said.out + said.err

@@ -5,7 +5,7 @@ By date and strategy, after backtest_summary. Its check `parity` stops whatever 
 
 from collections.abc import Mapping
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
@@ -25,11 +25,12 @@ from quant_assets.defs.sources import signal_source
 from quant_assets.defs.stored_backtests import StoredBacktest, stored_backtest
 from quant_assets.market_data.history import adjusted_bars
 from quant_assets.strategy.compose import history, rebalance_dates
-from quant_assets.strategy.event_driven import EventBacktest, Material, Parity, journal_header, parity, replay
 from quant_assets.strategy.gate import FLAG
 from quant_assets.strategy.spec import StrategySpec
-from quant_assets.trading.journal import Journal, frame, read
 from quant_assets.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from quant_assets.strategy.event_driven import EventBacktest, Material, Parity
 
 ASSET = "event_backtest"
 PARITY = "parity"
@@ -98,6 +99,9 @@ def _replay(
     stored: StoredBacktest, file: StrategySpec, warehouse: Warehouse, piece: Piece, settings: Settings
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Replay one backtest and store what happened. Returns the partition's metadata, and what differs."""
+    from quant_assets.strategy.event_driven import journal_header, parity, replay
+    from quant_assets.trading.journal import Journal, frame, read
+
     spec, row = stored.spec, stored.row
     first, last = stored.window
     piece.report(f"{spec.strategy_id}: replaying the backtest of run {row['run_id']}, {first}..{last}")
@@ -130,8 +134,10 @@ def _replay(
     return _shown(done, compared, events, stored, material, summary, seconds), compared.lines
 
 
-def _material(stored: StoredBacktest, file: StrategySpec, warehouse: Warehouse, piece: Piece) -> Material:
+def _material(stored: StoredBacktest, file: StrategySpec, warehouse: Warehouse, piece: Piece) -> "Material":
     """What the backtest was made from: bars, scores, and the targets that stood when it began."""
+    from quant_assets.strategy.event_driven import Material
+
     spec, grid, bounds = stored.spec, piece.grid, stored.bounds
     first, last = stored.window
     calendar, reach = grid.calendar, history(spec)
@@ -161,7 +167,7 @@ def _material(stored: StoredBacktest, file: StrategySpec, warehouse: Warehouse, 
     )  # fmt: skip
 
 
-def _summary(done: EventBacktest, compared: Parity, stored: StoredBacktest, piece: Piece) -> dict[str, Any]:
+def _summary(done: "EventBacktest", compared: "Parity", stored: StoredBacktest, piece: Piece) -> dict[str, Any]:
     first, last = stored.window
     return {
         "strategy_id": stored.spec.strategy_id,
@@ -203,11 +209,11 @@ def _store(
 
 
 def _shown(
-    done: EventBacktest,
-    compared: Parity,
+    done: "EventBacktest",
+    compared: "Parity",
     events: pl.DataFrame,
     stored: StoredBacktest,
-    material: Material,
+    material: "Material",
     summary: Mapping[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
