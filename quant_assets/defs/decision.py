@@ -32,12 +32,12 @@ from quant_assets.defs.catalog import row_count, table_asset
 from quant_assets.defs.context import Piece, attach, pass_gate, piece_of
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import code_version
-from quant_assets.defs.sources import labelled_features, signal_source
+from quant_assets.defs.sources import labelled_features, signal_bars, signal_source
 from quant_assets.market_data.history import adjusted_bars
 from quant_assets.models import walkforward
 from quant_assets.models.spec import ModelSpec
 from quant_assets.models.store import ModelStore
-from quant_assets.strategy.compose import Decisions, decide, history, rebalance_dates, signal_scores
+from quant_assets.strategy.compose import Decisions, decide, rebalance_dates, signal_scores
 from quant_assets.strategy.gate import FLAG, gated, own_verdict
 from quant_assets.strategy.ledger import Ledger, family, record, tried
 from quant_assets.strategy.markets import STRATEGY_TAG
@@ -311,12 +311,8 @@ def _decided(
     grid: Grid,
 ) -> Decisions:
     """Every rebalance from `first` to `last`, from what is stored."""
-    symbols, calendar, reach = list(bounds), grid.calendar, history(spec)
-    bars = (
-        adjusted_bars(warehouse, symbols, grid.universe.start, last, calendar=calendar)
-        if reach is None
-        else adjusted_bars(warehouse, symbols, first, last, calendar=calendar, lookback=reach)
-    )
+    symbols, calendar = list(bounds), grid.calendar
+    bars = signal_bars(spec, warehouse, symbols, first, last, grid)
     sessions = calendar.between(first, last)
     decided_on = rebalance_dates(spec.rebalance.frequency, sessions, calendar.sessions)
     source = signal_source(spec, warehouse, symbols, decided_on)

@@ -21,10 +21,9 @@ from quant_assets.defs.context import Piece, attach, pass_gate, piece_of
 from quant_assets.defs.decision import GROUP, Strategies, refuse_other_strategies
 from quant_assets.defs.grid import Grid
 from quant_assets.defs.market import code_version
-from quant_assets.defs.sources import signal_source
+from quant_assets.defs.sources import signal_bars, signal_source
 from quant_assets.defs.stored_backtests import StoredBacktest, stored_backtest
-from quant_assets.market_data.history import adjusted_bars
-from quant_assets.strategy.compose import history, rebalance_dates
+from quant_assets.strategy.compose import rebalance_dates
 from quant_assets.strategy.gate import FLAG
 from quant_assets.strategy.spec import StrategySpec
 from quant_assets.warehouse import Warehouse
@@ -140,7 +139,7 @@ def _material(stored: StoredBacktest, file: StrategySpec, warehouse: Warehouse, 
 
     spec, grid, bounds = stored.spec, piece.grid, stored.bounds
     first, last = stored.window
-    calendar, reach = grid.calendar, history(spec)
+    calendar = grid.calendar
     standing = warehouse.query(
         'SELECT "asof", symbol, weight, approved, risk_flags FROM targets WHERE strategy_id = $1 AND version = $2 '
         'AND "asof" <= $4 AND "asof" >= coalesce('
@@ -154,11 +153,7 @@ def _material(stored: StoredBacktest, file: StrategySpec, warehouse: Warehouse, 
     # the vectorised backtest reads what was decided on its first session, else what stood then
     initial = {} if (standing["asof"] == first).any() else previous
     symbols = sorted({*bounds, *previous})
-    bars = (
-        adjusted_bars(warehouse, symbols, grid.universe.start, last, calendar=calendar)
-        if reach is None
-        else adjusted_bars(warehouse, symbols, first, last, calendar=calendar, lookback=reach)
-    )
+    bars = signal_bars(spec, warehouse, symbols, first, last, grid)
     sessions = calendar.between(first, last)
     decided_on = rebalance_dates(spec.rebalance.frequency, sessions, calendar.sessions)
     source = signal_source(spec, warehouse, list(bounds), decided_on)

@@ -7,8 +7,11 @@ import polars as pl
 
 from quant_assets.contracts import features_daily
 from quant_assets.core.errors import ConfigError
+from quant_assets.defs.grid import Grid
 from quant_assets.features import feature_set
+from quant_assets.market_data.history import adjusted_bars
 from quant_assets.models.spec import ModelSpec
+from quant_assets.strategy.compose import history
 from quant_assets.strategy.evaluate import source_of
 from quant_assets.strategy.spec import FactorRank, StrategySpec
 from quant_assets.warehouse import Warehouse
@@ -24,6 +27,16 @@ def stored_features(version: str, warehouse: Warehouse) -> str:
     if table not in warehouse.tables():
         raise ConfigError(f"no features of version {version} are stored; materialise ohlcv and features_daily first")
     return table
+
+
+def signal_bars(
+    spec: StrategySpec, warehouse: Warehouse, symbols: Sequence[str], first: date, last: date, grid: Grid
+) -> pl.DataFrame:
+    """Adjusted bars of a slice, with the history before it that the strategy's decisions read."""
+    calendar, reach = grid.calendar, history(spec)
+    if reach is None:
+        return adjusted_bars(warehouse, symbols, grid.universe.start, last, calendar=calendar)
+    return adjusted_bars(warehouse, symbols, first, last, calendar=calendar, lookback=reach)
 
 
 def signal_source(
